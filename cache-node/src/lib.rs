@@ -1,0 +1,5 @@
+//! The node of Forebay: sources, manifest, store, fill and the FUSE session that serves them as a folder.
+//! Only `node` builds the parts and joins them.
+
+pub mod block;
+pub mod source;
