@@ -2,4 +2,5 @@
 //! Only `node` builds the parts and joins them.
 
 pub mod block;
+pub mod fs;
 pub mod source;
