@@ -1,6 +1,20 @@
 //! Storage far away, behind one trait: list keys, ask for one object, read a range of one version.
 //! Knows keys, versions, byte ranges, listings. Does not know blocks, node ids or what is cached.
 //! Invariant: bytes that `read` yields are of the version that was asked for, or it fails.
+//! Start at `open`: it builds the client of a scheme and wraps it in `limit` (how much at once) and `retry` (again, from where it stopped).
+
+pub mod faulty;
+pub mod file;
+pub mod limit;
+pub mod listing;
+pub mod metrics;
+mod open;
+pub mod retry;
+pub mod s3;
+
+pub use limit::{Limits, Priority};
+pub use metrics::SourceMetrics;
+pub use open::{Addressing, Credentials, S3Options, SourceConfig, SourceHandle, open};
 
 use std::time::SystemTime;
 
@@ -85,6 +99,9 @@ pub enum SourceError {
     /// The answer contradicts itself: wrong range, length, checksum.
     #[error("{op} {key} from {origin}: wrong answer: {detail}")]
     Corrupt { op: &'static str, key: String, origin: String, detail: String },
+    /// The protocol can't carry this key (S3 through the SDK: keys that are not UTF-8).
+    #[error("{op} {key} from {origin}: the key can't be asked for: {detail}")]
+    Unaskable { op: &'static str, key: String, origin: String, detail: String },
     /// Nothing a retry could mend: a missing bucket, a bad request, an unsupported answer.
     #[error("{op} {key} from {origin}: {detail}")]
     Permanent { op: &'static str, key: String, origin: String, detail: String },
@@ -95,7 +112,12 @@ impl SourceError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Throttled { .. } | Self::Unavailable { .. } | Self::Corrupt { .. } => false,
-            Self::NotFound { .. } | Self::Replaced { .. } | Self::Denied { .. } | Self::Archived { .. } | Self::Permanent { .. } => true,
+            Self::NotFound { .. }
+            | Self::Replaced { .. }
+            | Self::Denied { .. }
+            | Self::Archived { .. }
+            | Self::Unaskable { .. }
+            | Self::Permanent { .. } => true,
         }
     }
 }
