@@ -164,12 +164,7 @@ impl Filesystem {
     }
 
     /// Gives rows after `cookie` (0 = from the start) until `sink` breaks; the row it broke at was not taken.
-    pub fn try_read_directory(
-        &self,
-        _id: NodeId,
-        _cookie: u64,
-        _sink: &mut dyn FnMut(DirectoryRow<'_>) -> ControlFlow<()>,
-    ) -> Attempt<()> {
+    pub fn try_read_directory(&self, _id: NodeId, _cookie: u64, _sink: &mut dyn FnMut(DirectoryRow<'_>) -> ControlFlow<()>) -> Attempt<()> {
         todo!()
     }
     /// Makes `try_read_directory` ready: lists the folder at the source, before the first manifest is complete.

@@ -3,4 +3,5 @@
 
 pub mod block;
 pub mod fs;
+pub mod manifest;
 pub mod source;
