@@ -2,6 +2,8 @@
 //! Only `node` builds the parts and joins them.
 
 pub mod block;
+pub mod evict;
 pub mod fs;
 pub mod manifest;
 pub mod source;
+pub mod store;
