@@ -2,6 +2,7 @@
 //! Only `node` builds the parts and joins them.
 
 pub mod block;
+pub mod control;
 pub mod evict;
 pub mod fs;
 pub mod manifest;

@@ -1,1 +1,11 @@
+//! What crosses a process: the Dataset file, the node's own file, units, ids, secrets and the control service.
+//! Knows formats and what a valid value is. Does not know Kubernetes, FUSE, files on disk, or how anything is done.
+//! Invariant: a value of a type outside a `file` module is valid; nothing here prints a secret.
 
+pub mod dataset_spec;
+pub mod id;
+pub mod node_config;
+pub mod problem;
+pub mod rule;
+pub mod secret;
+pub mod unit;

@@ -1,0 +1,133 @@
+//! What the command line asks a running node, as a trait; its gRPC form over the node's Unix socket.
+//! Knows the shape of questions and answers. Does not know how they are answered: `node` does.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+/// What `node` answers to the command line. Every method may be repeated.
+#[async_trait]
+pub trait Control: Send + Sync + 'static {
+    async fn status(&self) -> NodeStatus;
+    /// Loads `paths` (all that the Dataset's preload names when empty) and yields progress until it is done; dropping the stream doesn't stop the load.
+    async fn preload(&self, paths: Vec<String>) -> Result<BoxStream<'static, PreloadProgress>, ControlError>;
+    /// Drops what is cached below `paths` (never in the source); gives the bytes that were freed.
+    async fn free(&self, paths: Vec<String>) -> Result<Freed, ControlError>;
+    /// Lists the sources now instead of at the next interval; returns when the new manifest serves.
+    async fn refresh(&self) -> Result<(), ControlError>;
+    /// Changes the log's directives while running.
+    async fn set_log_level(&self, directives: &str) -> Result<(), ControlError>;
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("no such path in the data set: {path}")]
+    NotFound { path: String },
+    #[error("{op}: {detail}")]
+    Failed { op: &'static str, detail: String },
+}
+
+/// One process: its data sets and its tiers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeStatus {
+    pub version: String,
+    pub pid: u32,
+    pub uptime: Duration,
+    pub datasets: Vec<DatasetStatus>,
+    pub tiers: Vec<TierStatus>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DatasetStatus {
+    /// `namespace/name`.
+    pub name: String,
+    pub mount_point: String,
+    /// URIs without credentials.
+    pub sources: Vec<String>,
+    pub files: u64,
+    pub directories: u64,
+    pub bytes: u64,
+    pub cached_files: u64,
+    pub cached_bytes: u64,
+    pub hits: u64,
+    pub misses: u64,
+    pub source_bytes: u64,
+    pub source_requests: u64,
+    pub source_errors: u64,
+    pub manifest: ManifestStatus,
+    pub listing: ListingStatus,
+    pub preload: Option<PreloadProgress>,
+    /// Files whose last fill failed for good, a sample of at most 16, with the cause.
+    pub failed_files: Vec<FailedFile>,
+    /// Keys that no path can name, and how many.
+    pub unreachable_keys: u64,
+    pub serving: String,
+    /// Why it works less well than it could; empty when all is well.
+    pub degraded: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ManifestStatus {
+    /// Digest of the manifest that serves; empty before the first.
+    pub version: String,
+    pub term: u64,
+    pub sequence: u64,
+    /// Since it was built.
+    pub age: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ListingStatus {
+    pub running: bool,
+    pub keys: u64,
+    pub requests: u64,
+    /// Why the last one failed; empty when it didn't.
+    pub error: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PreloadProgress {
+    pub state: PreloadState,
+    pub files_done: u64,
+    pub files_total: u64,
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+    pub files_failed: u64,
+    pub bytes_per_second: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PreloadState {
+    /// For the manifest.
+    #[default]
+    Waiting,
+    Running,
+    Paused,
+    Done,
+    /// Some files couldn't be loaded; the rest is.
+    Failed,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FailedFile {
+    pub path: String,
+    pub cause: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TierStatus {
+    pub path: String,
+    pub capacity_bytes: u64,
+    pub used_bytes: u64,
+    /// Free on its filesystem.
+    pub free_bytes: u64,
+    /// Why it isn't used fully; empty when it is.
+    pub degraded: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Freed {
+    pub files: u64,
+    pub bytes: u64,
+}
