@@ -1,5 +1,61 @@
+# `make help` lists what can be made. Nothing here needs more than Rust, a C compiler and a network; what else a target needs, it installs.
+
+CACHE_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+FOREBAY_CACHE := $(CACHE_HOME)/forebay
+DENY_VERSION := 0.20.2
+DENY := $(FOREBAY_CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+# Release builds live outside the clone, under a key of what decides their bytes: the compiler and the locked dependencies.
+# On a miss the folder is empty and cargo builds everything; on a hit cargo still checks every source file by its own fingerprints.
+BUILD_KEY := $(shell (rustc --version --verbose; cat Cargo.lock) 2>/dev/null | sha256sum | cut -c1-16)
+RELEASE_TARGET ?= $(CACHE_HOME)/forebay-build/$(BUILD_KEY)
+export FOREBAY_RELEASE := $(RELEASE_TARGET)/release
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## debug build of everything
+	$(CARGO) build --workspace --locked
+
+.PHONY: release
+release: ## release build of the node and the bench, cached outside the clone
+	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-node -p forebay-bench
+
 .PHONY: test
-test:
-	cargo fmt --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	cargo test --workspace
+test: lint unit ## everything a change must pass: fmt, clippy, cargo deny, all tests, tidy
+
+.PHONY: unit
+unit: ## the tests of every crate, tidy among them
+	$(CARGO) test --workspace --locked
+
+.PHONY: lint
+lint: fmt-check deny ## formatter, clippy, dependency rules
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: fmt
+fmt: ## format the sources
+	$(CARGO) fmt --all
+
+.PHONY: fmt-check
+fmt-check: ## fail if a source isn't formatted
+	$(CARGO) fmt --all --check
+
+.PHONY: deny
+deny: $(DENY) ## dependency arrows, licences, origins (deny.toml); needs no network
+	$(DENY) --locked --offline check --hide-inclusion-graph bans licenses sources
+
+# `cargo fetch` first: cargo-deny works offline on what the lock file names.
+$(DENY):
+	$(CARGO) install --locked cargo-deny@$(DENY_VERSION) --root $(FOREBAY_CACHE)/tools/cargo-deny-$(DENY_VERSION)
+
+.PHONY: tidy
+tidy: ## the checks of our own: rooms' words, lengths, links, rules and their tests
+	$(CARGO) test --locked -p forebay-bench --test it tidy -- --nocapture
+
+.PHONY: hooks
+hooks: ## use the repository's git hooks
+	git config core.hooksPath .githooks

@@ -1,0 +1,183 @@
+//! Checks on the sources that no compiler makes: what a room must not name, lengths, links, rules and their tests.
+//! Knows text only. A message tells file, line and what to write instead.
+
+mod rooms;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A source longer than this is a smell; a test file may be twice as long.
+const SOURCE_LINES_MAX: usize = 500;
+
+/// Text that a clone of this repository must never carry: folders of the machine it was written on.
+const MACHINE_PATHS: [&str; 3] = [concat!("/wo", "rk/"), concat!("/ho", "me/"), concat!("/ro", "ot/")];
+
+struct File {
+    /// Relative to the repository, with `/`.
+    path: String,
+    text: String,
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Every text file of the repository except build output; binary files are skipped.
+fn files() -> Vec<File> {
+    let root = repository();
+    let mut found = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() && !["target", ".git", "corpus", "artifacts"].contains(&name.as_str()) {
+                folders.push(entry.path());
+            } else if kind.is_file()
+                && name != ".git"
+                && let Ok(text) = fs::read_to_string(entry.path())
+            {
+                let path = entry.path().strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+                found.push(File { path, text });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+fn is_test(path: &str) -> bool {
+    path.contains("/tests/") || path.ends_with("tests.rs") || path.contains("/benches/") || path.starts_with("fuzz/")
+}
+
+fn fail_with(complaints: &[String]) {
+    assert!(complaints.is_empty(), "tidy has {} complaints:\n{}\n", complaints.len(), complaints.join("\n"));
+}
+
+/// The code of a line: without its comment, and nothing at all from where a file's own unit tests begin.
+fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let tests_begin = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    text[..tests_begin].lines().enumerate().filter_map(|(at, line)| {
+        let code = line.split("//").next().unwrap_or("");
+        (!code.trim().is_empty()).then_some((at + 1, code))
+    })
+}
+
+#[test]
+fn tidy_rooms_keep_to_what_they_know() {
+    let mut complaints = Vec::new();
+    for file in files().iter().filter(|file| file.path.ends_with(".rs") && !is_test(&file.path)) {
+        for rule in rooms::RULES.iter().filter(|rule| rule.holds_in(&file.path)) {
+            for (line, code) in code_lines(&file.text) {
+                if let Some(word) = rule.words.iter().find(|word| rooms::names(code, word)) {
+                    complaints.push(format!("{}:{line}: `{word}` doesn't belong here: {}", file.path, rule.instead));
+                }
+            }
+        }
+    }
+    fail_with(&complaints);
+}
+
+#[test]
+fn tidy_files_stay_short() {
+    let mut complaints = Vec::new();
+    for file in files().iter().filter(|file| file.path.ends_with(".rs")) {
+        let lines = file.text.lines().count();
+        let most = if is_test(&file.path) { 2 * SOURCE_LINES_MAX } else { SOURCE_LINES_MAX };
+        if lines > most {
+            complaints.push(format!("{}:{lines}: over {most} lines: give a part of it a file and a name of its own", file.path));
+        }
+    }
+    fail_with(&complaints);
+}
+
+#[test]
+fn tidy_no_path_of_a_machine() {
+    let mut complaints = Vec::new();
+    for file in files() {
+        for (at, line) in file.text.lines().enumerate() {
+            if let Some(found) = MACHINE_PATHS.iter().find(|path| line.contains(*path)) {
+                complaints.push(format!("{}:{}: `{found}` is a folder of one machine: write a relative path", file.path, at + 1));
+            }
+        }
+    }
+    fail_with(&complaints);
+}
+
+#[test]
+fn tidy_links_lead_somewhere() {
+    let root = repository();
+    let mut complaints = Vec::new();
+    for file in files().iter().filter(|file| file.path.ends_with(".md")) {
+        let folder = root.join(&file.path).parent().unwrap().to_path_buf();
+        for (at, line) in file.text.lines().enumerate() {
+            for piece in line.split("](").skip(1) {
+                let Some(target) = piece.split(')').next() else { continue };
+                let target = target.split('#').next().unwrap_or("");
+                if !target.is_empty() && !target.contains("://") && !target.starts_with("mailto:") && !folder.join(target).exists() {
+                    complaints.push(format!("{}:{}: the link to `{target}` leads nowhere", file.path, at + 1));
+                }
+            }
+        }
+    }
+    fail_with(&complaints);
+}
+
+/// `S-07` in SEMANTICS.md and `fn s_07_...` in a test belong together, both ways.
+#[test]
+fn tidy_each_rule_has_a_test() {
+    let files = files();
+    let Some(semantics) = files.iter().find(|file| file.path == "SEMANTICS.md") else { return };
+    let mut rules = BTreeMap::new();
+    for (at, line) in semantics.text.lines().enumerate() {
+        // A rule is defined where its number opens a line: `**S-07**`, `### S-07`, `- S-07` or `| S-07 |`.
+        let start = line.trim_start_matches(['#', '*', '-', '|', ' ']);
+        if let Some(number) = start.strip_prefix("S-").and_then(|rest| rest.get(..2)).filter(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+            rules.entry(number.to_owned()).or_insert(at + 1);
+        }
+    }
+    let mut tested = BTreeMap::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".rs")) {
+        for (at, line) in file.text.lines().enumerate() {
+            let Some(number) = line.split("fn s_").nth(1).and_then(|rest| rest.get(..2)) else { continue };
+            if number.bytes().all(|b| b.is_ascii_digit()) {
+                tested.entry(number.to_owned()).or_insert(format!("{}:{}", file.path, at + 1));
+            }
+        }
+    }
+    let mut complaints = Vec::new();
+    for (rule, line) in rules.iter().filter(|(rule, _)| !tested.contains_key(*rule)) {
+        complaints.push(format!("SEMANTICS.md:{line}: rule S-{rule} has no test: name one `s_{rule}_what_it_shows`"));
+    }
+    for (rule, place) in tested.iter().filter(|(rule, _)| !rules.contains_key(*rule)) {
+        complaints.push(format!("{place}: tests rule S-{rule}, which SEMANTICS.md doesn't have: write the rule or rename the test"));
+    }
+    fail_with(&complaints);
+}
+
+/// Each metric that the code names stands in docs/metrics.md, and the reverse.
+#[test]
+fn tidy_metrics_are_documented() {
+    let files = files();
+    let named = |text: &str, quote: &str| -> BTreeSet<String> {
+        let marker = format!("{quote}forebay_");
+        let pieces = text.split(marker.as_str()).skip(1);
+        let rests =
+            pieces.map(|piece| piece.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_' || c.is_ascii_digit()).collect::<String>());
+        rests.map(|rest| format!("forebay_{rest}")).collect()
+    };
+    let Some(page) = files.iter().find(|file| file.path == "docs/metrics.md") else { return };
+    let documented = named(&page.text, "`");
+    let mut complaints = Vec::new();
+    let mut emitted = BTreeSet::new();
+    for file in files.iter().filter(|file| file.path == "cache-node/src/metrics.rs" || file.path.starts_with("cache-node/src/metrics/")) {
+        emitted.extend(named(&file.text, "\""));
+    }
+    complaints.extend(emitted.difference(&documented).map(|name| format!("docs/metrics.md: add a row for `{name}`")));
+    complaints.extend(
+        documented.difference(&emitted).map(|name| format!("docs/metrics.md: `{name}` is not in cache-node/src/metrics.rs: drop the row")),
+    );
+    fail_with(&complaints);
+}

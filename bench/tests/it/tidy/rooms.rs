@@ -1,0 +1,112 @@
+//! What each room must not name, and what to write instead. The table behind ARCHITECTURE.md's "Rooms".
+
+pub(super) struct Rule {
+    /// Path prefixes in which the rule holds.
+    rooms: &'static [&'static str],
+    /// Path prefixes inside them in which it doesn't.
+    except: &'static [&'static str],
+    pub(super) words: &'static [&'static str],
+    pub(super) instead: &'static str,
+}
+
+impl Rule {
+    pub(super) fn holds_in(&self, path: &str) -> bool {
+        self.rooms.iter().any(|room| path.starts_with(room)) && !self.except.iter().any(|room| path.starts_with(room))
+    }
+}
+
+/// Whether `code` has `word` as a whole: not inside a longer identifier.
+pub(super) fn names(code: &str, word: &str) -> bool {
+    code.match_indices(word).any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+}
+
+/// Decisions on values: clock, disk, socket and randomness come to them as arguments.
+const PURE: &[&str] = &["cache-node/src/block.rs", "cache-node/src/rules.rs", "cache-node/src/evict.rs", "cache-node/src/evict/"];
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        rooms: &[""],
+        except: &[],
+        words: &["todo!", "unimplemented!", "dbg!"],
+        instead: "finish it, or leave it out: what isn't built is absent",
+    },
+    Rule {
+        rooms: &["cache-node/src/"],
+        except: &["cache-node/src/fuse"],
+        words: &["fuser::"],
+        instead: "only cache-node/src/fuse* speaks FUSE: answer through `fs`, with types of `fs`",
+    },
+    Rule { rooms: PURE, except: &[], words: &["SystemTime::now", "Instant::now"], instead: "a pure room takes the time as an argument" },
+    Rule {
+        rooms: PURE,
+        except: &[],
+        words: &["std::fs", "std::net", "tokio::", "rand::", "rustix::", "libc::"],
+        instead: "a pure room decides on values: do the I/O in the caller",
+    },
+    Rule {
+        rooms: &["wire/src/", "daemon/src/", "mounter/src/", "cache-node/src/"],
+        except: &["cache-node/src/cli", "cache-node/src/main.rs", "cache-node/src/doctor"],
+        words: &["env::var", "env::var_os", "env::args", "env::vars"],
+        instead: "only the command line reads flags and the environment: take the value as an argument",
+    },
+    Rule {
+        rooms: &["cache-node/src/"],
+        except: &["cache-node/src/source", "cache-node/src/cli", "cache-node/src/doctor"],
+        words: &["aws_sdk_s3::", "aws_config::", "opendal::", "aws_sdk_sts::"],
+        instead: "only `source` knows a storage: use the `Source` trait",
+    },
+    Rule {
+        rooms: &["wire/src/", "daemon/src/", "mounter/src/", "cache-node/src/", "csi-driver/src/"],
+        except: &[],
+        words: &["kube::", "k8s_openapi::", "forebay_api::"],
+        instead: "only the operator knows Kubernetes: let it say what it wants through `wire`",
+    },
+    Rule {
+        rooms: &["wire/src/", "mounter/src/", "cache-node/src/"],
+        except: &["cache-node/src/cli", "cache-node/src/main.rs", "cache-node/src/doctor"],
+        words: &["anyhow::"],
+        instead: "a room has a typed error of its own; `anyhow` is for main.rs, the command line and tools",
+    },
+    Rule {
+        rooms: &["cache-node/src/source"],
+        except: &[],
+        words: &["crate::store", "crate::fill", "crate::reader", "crate::fs", "crate::fuse", "crate::manifest"],
+        instead: "`source` knows keys, versions and ranges, nothing of who asks",
+    },
+    Rule {
+        rooms: &["cache-node/src/store"],
+        except: &[],
+        words: &["crate::source", "crate::fill", "crate::reader", "crate::fs", "crate::fuse", "crate::manifest"],
+        instead: "`store` knows blocks and disks, not where bytes come from or what file they are",
+    },
+    Rule {
+        rooms: &["cache-node/src/manifest"],
+        except: &[],
+        words: &["crate::store", "crate::fill", "crate::reader", "crate::fs", "crate::fuse"],
+        instead: "`manifest` knows names, sizes and versions, not what is cached",
+    },
+    Rule {
+        rooms: &["cache-node/src/fill", "cache-node/src/reader"],
+        except: &[],
+        words: &["crate::fs", "crate::fuse"],
+        instead: "`fill` and `reader` know objects and blocks, not files: let `fs` translate",
+    },
+    Rule {
+        rooms: &["cache-node/src/fs"],
+        except: &[],
+        words: &["crate::fuse"],
+        instead: "the arrow is fuse -> fs: return a value and let `fuse` reply",
+    },
+    Rule {
+        rooms: &["cache-node/src/fuse"],
+        except: &[],
+        words: &["crate::source", "crate::store", "crate::fill", "crate::evict", "crate::rules"],
+        instead: "`fuse` knows protocol and session, no policy: ask `fs`",
+    },
+    Rule {
+        rooms: &["bench/src/"],
+        except: &[],
+        words: &["forebay_node::", "forebay_wire::", "forebay_mounter::"],
+        instead: "the bench measures from outside: run the binary, read its files and its `-o json`",
+    },
+];
