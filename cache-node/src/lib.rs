@@ -5,6 +5,8 @@ pub mod block;
 pub mod control;
 pub mod evict;
 pub mod fs;
+pub mod handover;
+pub mod holder;
 pub mod manifest;
 pub mod source;
 pub mod store;
