@@ -1,0 +1,122 @@
+//! One block on its way from a source, shared by everybody who wants it.
+//! Knows how far it got and how it ended. Does not know the source or the store.
+//! Invariant: a flight ends exactly once, also when its task is dropped, so nobody waits for ever.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use bytes::BytesMut;
+use tokio::sync::{Notify, watch};
+
+use super::FillError;
+use super::stream::{Growing, Writer};
+
+/// What waiters see.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    /// Bytes from the block's start that may be served: all or nothing where the block must be verified whole.
+    readable: usize,
+    outcome: Option<Result<(), FillError>>,
+}
+
+/// The shared side.
+pub(super) struct Flight {
+    /// Of the whole block.
+    len: usize,
+    buffer: OnceLock<Arc<Growing>>,
+    progress: watch::Sender<Progress>,
+    /// Told when a reader joins a flight that began in the background.
+    urgent: Notify,
+    /// Bytes that were handed to readers: a block that was read through once is of no more use to a sequential reader.
+    served: AtomicU64,
+}
+
+impl Flight {
+    pub(super) fn new(len: usize) -> Arc<Self> {
+        Arc::new(Self {
+            len,
+            buffer: OnceLock::new(),
+            progress: watch::Sender::new(Progress::default()),
+            urgent: Notify::new(),
+            served: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Allocates the buffer. Called once, when the memory was granted.
+    pub(super) fn begin(&self) -> Writer {
+        let (buffer, writer) = Growing::new(self.len);
+        assert!(self.buffer.set(buffer).is_ok(), "a flight begins once");
+        writer
+    }
+
+    /// Lets readers have the first `readable` bytes.
+    pub(super) fn publish(&self, readable: usize) {
+        self.progress.send_modify(|progress| progress.readable = readable);
+    }
+
+    /// Ends the flight; only the first call counts.
+    pub(super) fn finish(&self, outcome: Result<(), FillError>) {
+        self.progress.send_if_modified(|progress| {
+            let first = progress.outcome.is_none();
+            if first {
+                if outcome.is_ok() {
+                    progress.readable = self.len;
+                }
+                progress.outcome = Some(outcome);
+            }
+            first
+        });
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.progress.borrow().outcome.is_some()
+    }
+
+    /// The whole block, after it ended well.
+    pub(super) fn bytes(&self) -> Option<&[u8]> {
+        let whole = matches!(self.progress.borrow().outcome, Some(Ok(())));
+        self.buffer.get().filter(|_| whole).map(|buffer| buffer.filled())
+    }
+
+    /// A reader waits: what is still queued goes to the front.
+    pub(super) fn hurry(&self) {
+        self.urgent.notify_one();
+    }
+    pub(super) async fn hurried(&self) {
+        self.urgent.notified().await;
+    }
+
+    /// Whether every byte has been handed out at least as often as once on average.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.served.load(Relaxed) >= self.len as u64
+    }
+
+    /// Appends the block's bytes `[from, to)` to `into` as soon as they are there. Dropping the future only stops waiting.
+    pub(super) async fn read(&self, from: usize, to: usize, into: &mut BytesMut) -> Result<(), FillError> {
+        assert!(from < to && to <= self.len, "[{from}, {to}) is inside the block of {} bytes", self.len);
+        let mut receiver = self.progress.subscribe();
+        let progress = receiver.wait_for(|progress| progress.readable >= to || progress.outcome.is_some()).await;
+        let progress = progress.map(|progress| progress.clone()).map_err(|_| FillError::Aborted)?;
+        if progress.readable < to {
+            return match progress.outcome {
+                Some(Err(error)) => Err(error),
+                Some(Ok(())) | None => Err(FillError::Aborted),
+            };
+        }
+        let buffer = self.buffer.get().expect("readable bytes are in a buffer");
+        into.extend_from_slice(&buffer.filled()[from..to]);
+        self.served.fetch_add((to - from) as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Waits for the end.
+    pub(super) async fn finished(&self) -> Result<(), FillError> {
+        let mut receiver = self.progress.subscribe();
+        let progress = receiver.wait_for(|progress| progress.outcome.is_some()).await.map_err(|_| FillError::Aborted)?;
+        progress.outcome.clone().unwrap_or(Err(FillError::Aborted))
+    }
+}
