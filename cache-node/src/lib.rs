@@ -4,9 +4,12 @@
 pub mod block;
 pub mod control;
 pub mod evict;
+pub mod fill;
 pub mod fs;
 pub mod handover;
 pub mod holder;
 pub mod manifest;
+pub mod reader;
+pub mod rules;
 pub mod source;
 pub mod store;

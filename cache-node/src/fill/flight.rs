@@ -16,6 +16,8 @@ use super::stream::{Growing, Writer};
 struct Progress {
     /// Bytes from the block's start that may be served: all or nothing where the block must be verified whole.
     readable: usize,
+    /// The store's answer, after a good outcome: whether the block is kept.
+    kept: Option<bool>,
     outcome: Option<Result<(), FillError>>,
 }
 
@@ -72,8 +74,17 @@ impl Flight {
         });
     }
 
-    pub(super) fn is_finished(&self) -> bool {
-        self.progress.borrow().outcome.is_some()
+    /// Tells the store's answer; only the first call counts.
+    pub(super) fn settle(&self, kept: bool) {
+        self.progress.send_if_modified(|progress| {
+            let first = progress.kept.is_none();
+            progress.kept = progress.kept.or(Some(kept));
+            first
+        });
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.buffer.get().is_some()
     }
 
     /// The whole block, after it ended well.
@@ -118,5 +129,11 @@ impl Flight {
         let mut receiver = self.progress.subscribe();
         let progress = receiver.wait_for(|progress| progress.outcome.is_some()).await.map_err(|_| FillError::Aborted)?;
         progress.outcome.clone().unwrap_or(Err(FillError::Aborted))
+    }
+
+    /// Waits for the store's answer; whether the block is kept.
+    pub(super) async fn settled(&self) -> bool {
+        let mut receiver = self.progress.subscribe();
+        receiver.wait_for(|progress| progress.kept.is_some()).await.is_ok_and(|progress| progress.kept == Some(true))
     }
 }

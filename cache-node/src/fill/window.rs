@@ -87,6 +87,8 @@ impl Windows {
 const STREAMS: usize = 64;
 /// Workers share one order and overtake each other: this far off still is in sequence.
 const FILES_SLACK: u32 = 16;
+/// Two workers that swapped places leave nothing out.
+const WORKERS_SLACK: u32 = 4;
 /// In-order files before anything is read ahead: by chance this happens in one of thousands of shuffled reads.
 const RUN_MIN: u32 = 3;
 /// At most so many files ahead; their bytes are bounded by whoever fills them.
@@ -129,7 +131,7 @@ impl FileStreams {
         stream.used = *clock;
         if position == stream.next {
             stream.run += 1;
-        } else if position > stream.next {
+        } else if position > stream.next + WORKERS_SLACK {
             // Files were left out: the next ones may be too.
             stream.run /= 2;
             stream.window /= 2;

@@ -1,0 +1,128 @@
+//! Which copy of a byte to use, in order: the store, a flight that brings it, the source.
+//! Knows objects and extents. Does not know file names or FUSE.
+//! Invariant: what it answers has passed the store's checksum or came from the source as the version that was asked for.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tracing::warn;
+
+use crate::block::{BlockSize, Extent};
+use crate::fill::window::Windows;
+use crate::fill::{FileObject, Fill, FillError, chain};
+use crate::source::metrics::Counter;
+use crate::store::{ReadOutcome, Store};
+
+/// Counted since the start, over all data sets of the node unless a data set keeps its own.
+#[derive(Debug, Default)]
+pub struct ReaderMetrics {
+    /// Reads that the store answered.
+    pub hits: Counter,
+    /// Reads that needed a flight or the source.
+    pub misses: Counter,
+    pub bytes_store: Counter,
+    pub bytes_source: Counter,
+}
+
+/// Reads of one data set. The store and the fills are the node's.
+pub struct Reader {
+    store: Arc<Store>,
+    fill: Arc<Fill>,
+    block_size: BlockSize,
+    windows: Windows,
+    metrics: ReaderMetrics,
+}
+
+impl Reader {
+    pub fn new(store: Arc<Store>, fill: Arc<Fill>, block_size: BlockSize) -> Self {
+        Self { store, fill, block_size, windows: Windows::default(), metrics: ReaderMetrics::default() }
+    }
+
+    pub fn metrics(&self) -> &ReaderMetrics {
+        &self.metrics
+    }
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+    pub fn fill(&self) -> &Arc<Fill> {
+        &self.fill
+    }
+    pub fn block_size(&self) -> BlockSize {
+        self.block_size
+    }
+
+    /// Fills `into` with `extent` (of the same length) from the store; `false` when not all of it is here. Waits for the local disk only.
+    pub fn try_read(&self, object: &crate::block::ObjectRef, extent: Extent, into: &mut [u8]) -> bool {
+        match self.store.read(object, extent, into) {
+            Ok(ReadOutcome::Hit) => {
+                self.metrics.hits.add(1);
+                self.metrics.bytes_store.add(extent.len());
+                true
+            }
+            Ok(ReadOutcome::Miss) => false,
+            Err(error) => {
+                warn!(object = %object.id, error = %chain(&error), "a local read failed; the source is asked");
+                false
+            }
+        }
+    }
+
+    /// Blocks to be filled ahead when `extent` is read; `None` for objects of one block. Cheap: the hit path calls it too.
+    pub fn observe(&self, object: &crate::block::ObjectRef, extent: Extent) -> Option<crate::fill::window::Advice> {
+        (object.size > self.block_size.bytes()).then(|| self.windows.observe(object, extent, self.block_size))
+    }
+
+    /// Starts fills of what `advice` names.
+    pub fn ahead(&self, file: &Arc<FileObject>, blocks: std::ops::Range<u32>) {
+        for index in blocks {
+            self.fill.ahead(file, crate::block::BlockIndex(index));
+        }
+    }
+
+    /// The bytes of `extent`, which lies inside the object. `sequential` says that what is around them will be read too.
+    pub async fn read(&self, file: &Arc<FileObject>, extent: Extent, sequential: bool) -> Result<Bytes, FillError> {
+        let mut bytes = BytesMut::with_capacity(extent.len() as usize);
+        let mut missed = false;
+        let mut at = extent.start();
+        while at < extent.end() {
+            let index = self.block_size.index(at);
+            let block = self.block_size.extent(index, file.object.size).expect("the extent is inside the object");
+            let part = Extent::new(at, extent.end().min(block.end())).expect("at is inside the block");
+            missed |= self.read_block(file, index, block, part, sequential, &mut bytes).await?;
+            at = part.end();
+        }
+        if missed { self.metrics.misses.add(1) } else { self.metrics.hits.add(1) }
+        Ok(bytes.freeze())
+    }
+
+    /// Appends `part` of one block; whether it was missing in the store.
+    async fn read_block(
+        &self,
+        file: &Arc<FileObject>,
+        index: crate::block::BlockIndex,
+        block: Extent,
+        part: Extent,
+        sequential: bool,
+        into: &mut BytesMut,
+    ) -> Result<bool, FillError> {
+        let start = into.len();
+        if self.store.contains(&file.object, index) {
+            into.resize(start + part.len() as usize, 0);
+            if matches!(self.store.read(&file.object, part, &mut into[start..]), Ok(ReadOutcome::Hit)) {
+                self.metrics.bytes_store.add(part.len());
+                return Ok(false);
+            }
+            into.truncate(start);
+        }
+        let one_block = file.object.size <= self.block_size.bytes();
+        if !one_block && !sequential && self.fill.prefers_direct(file, index, part) {
+            self.fill.read_direct(file, part, into).await?;
+        } else {
+            let offset = |at: u64| (at - block.start()) as usize;
+            self.fill.read(file, index, offset(part.start()), offset(part.end()), into).await?;
+        }
+        assert_eq!(into.len() - start, part.len() as usize, "a read is answered whole or fails");
+        self.metrics.bytes_source.add(part.len());
+        Ok(true)
+    }
+}
