@@ -1,17 +1,131 @@
 //! S3 and what speaks its protocol, by `aws-sdk-s3`.
+//! Knows requests, answers and S3's error codes. Does not repeat anything, but once for a region that turned out to be another.
+//! Invariant: before a byte of a body is handed on, the answer's ETag and range have been compared with what was asked.
 
+mod body;
+mod client;
+mod error;
+mod list_xml;
+mod raw;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Error;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumMode, EncodingType, RequestPayer};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use bytes::Bytes;
 
+use self::client::Connector;
+use self::error::Context;
+use self::list_xml::BadAnswer;
 use super::{Body, Key, ListPage, ListRequest, Object, Source, SourceConfig, SourceError, Version};
 use crate::block::Extent;
 
+/// After a folder comes whatever is above all its keys: no key goes on with the highest code point.
+const FOLDER_END: &str = "\u{10FFFF}";
+
 pub struct S3 {
     name: String,
+    bucket: String,
+    /// Empty, or ends in `/`.
+    prefix: String,
+    payer: Option<RequestPayer>,
+    connector: Connector,
+    client: ArcSwapOption<Client>,
+    /// One at a time looks for the region and the credentials.
+    connecting: tokio::sync::Mutex<()>,
 }
 
 impl S3 {
+    /// Checks the address and the CA bundle; sends nothing.
     pub fn new(config: SourceConfig) -> Result<Self, SourceError> {
-        Ok(Self { name: config.uri })
+        let rest = config.uri.strip_prefix("s3://").unwrap_or_default();
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let mut prefix = prefix.to_owned();
+        if !prefix.is_empty() && !prefix.ends_with('/') {
+            prefix.push('/');
+        }
+        let name = format!("s3://{bucket}/{prefix}");
+        let context = Context { op: "open", key: String::new(), origin: name.clone(), bucket: bucket.to_owned() };
+        if bucket.is_empty() {
+            return Err(context.permanent("the address names no bucket; write s3://bucket/prefix/"));
+        }
+        if let Some(endpoint) = &config.s3.endpoint {
+            let is_http = endpoint.parse::<http::Uri>().is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+            if !is_http {
+                return Err(context.permanent("the endpoint is not an address; write https://host:port"));
+            }
+        }
+        let payer = config.s3.requester_pays.then_some(RequestPayer::Requester);
+        let connector = Connector::new(bucket.to_owned(), config.s3, config.credentials, &context)?;
+        Ok(Self {
+            name,
+            bucket: bucket.to_owned(),
+            prefix,
+            payer,
+            connector,
+            client: ArcSwapOption::empty(),
+            connecting: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    fn context(&self, op: &'static str, key: &Key) -> Context {
+        Context { op, key: error::show(key), origin: self.name.clone(), bucket: self.bucket.clone() }
+    }
+
+    async fn client(&self, context: &Context) -> Result<Arc<Client>, SourceError> {
+        if let Some(client) = self.client.load_full() {
+            return Ok(client);
+        }
+        let _turn = self.connecting.lock().await;
+        if let Some(client) = self.client.load_full() {
+            return Ok(client);
+        }
+        let client = Arc::new(self.connector.connect(None, context).await?);
+        self.client.store(Some(client.clone()));
+        Ok(client)
+    }
+
+    /// Turns an SDK error into ours; `Ok` means that the region was wrong, is right now, and the request may go again.
+    async fn mend<E>(&self, error: &SdkError<E, HttpResponse>, used: &Client, context: &Context) -> Result<Arc<Client>, SourceError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let refusal = context.sdk(error)?;
+        let used = used.config().region().map(|region| region.as_ref().to_owned());
+        let other = refusal.region.as_deref().filter(|region| used.as_deref() != Some(*region));
+        let is_region = matches!(refusal.status, 301 | 400) && self.connector.region_set().is_none();
+        let Some(region) = other.filter(|_| is_region) else { return Err(context.clone().refused(&refusal)) };
+        let client = Arc::new(self.connector.connect(Some(region), context).await?);
+        self.client.store(Some(client.clone()));
+        Ok(client)
+    }
+
+    fn full_key(&self, key: &Key, context: &Context) -> Result<String, SourceError> {
+        let Ok(text) = std::str::from_utf8(&key.0) else {
+            return Err(context.clone().unaskable("it is not UTF-8, and S3 keys are; rename the object"));
+        };
+        if self.prefix.is_empty() && text.is_empty() {
+            return Err(context.clone().unaskable("it is empty"));
+        }
+        Ok(format!("{}{text}", self.prefix))
+    }
+
+    async fn list_once(&self, client: &Client, request: &ListRequest) -> Result<ByteStream, SdkError<ListObjectsV2Error, HttpResponse>> {
+        let prefix = [self.prefix.as_bytes(), &request.prefix].concat();
+        let after = request.after.as_ref().map(|after| [self.prefix.as_bytes(), after].concat());
+        raw::list(client, |call| {
+            call.bucket(&self.bucket)
+                .set_delimiter(request.one_level.then(|| "/".to_owned()))
+                .encoding_type(EncodingType::Url)
+                .set_request_payer(self.payer.clone())
+        }, prefix, after)
+        .await
     }
 }
 
@@ -20,13 +134,145 @@ impl Source for S3 {
     fn name(&self) -> &str {
         &self.name
     }
-    async fn list(&self, _request: &ListRequest) -> Result<ListPage, SourceError> {
-        todo!("first landing: signatures")
+
+    async fn list(&self, request: &ListRequest) -> Result<ListPage, SourceError> {
+        let context = self.context("list", &Key(request.prefix.clone()));
+        let client = self.client(&context).await?;
+        let body = match self.list_once(&client, request).await {
+            Ok(body) => body,
+            Err(error) => {
+                let client = self.mend(&error, &client, &context).await?;
+                match self.list_once(&client, request).await {
+                    Ok(body) => body,
+                    Err(error) => return Err(context.failed(&error)),
+                }
+            }
+        };
+        let body = match raw::collect(body).await {
+            Ok(body) => body,
+            Err(error) => return Err(context.body(&error)),
+        };
+        let answer = list_xml::parse(&body, self.prefix.as_bytes()).map_err(|bad| match bad {
+            BadAnswer::Malformed(what) => context.clone().corrupt(format!("the listing is not well formed: {what}")),
+            BadAnswer::Refused { code, message } => {
+                let error = context.clone().refused(&error::Refusal { status: 200, code, message, ..Default::default() });
+                // An unknown error in a 200 is an answer that broke off on the server's side.
+                if matches!(error, SourceError::Permanent { .. }) { context.clone().unavailable(error.to_string()) } else { error }
+            }
+        })?;
+        page(answer, request).map_err(|what| context.corrupt(what))
     }
-    async fn head(&self, _key: &Key) -> Result<Object, SourceError> {
-        todo!("first landing: signatures")
+
+    async fn head(&self, key: &Key) -> Result<Object, SourceError> {
+        let context = self.context("head", key);
+        let full = self.full_key(key, &context)?;
+        let client = self.client(&context).await?;
+        let ask = |client: &Client| client.head_object().bucket(&self.bucket).key(&full).set_request_payer(self.payer.clone()).send();
+        let answer = match ask(&client).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let client = self.mend(&error, &client, &context).await?;
+                match ask(&client).await {
+                    Ok(answer) => answer,
+                    Err(error) => return Err(context.failed(&error)),
+                }
+            }
+        };
+        let missing = |what: &str| context.clone().corrupt(format!("the answer has no {what}"));
+        Ok(Object {
+            key: key.clone(),
+            size: answer.content_length().and_then(|size| u64::try_from(size).ok()).ok_or_else(|| missing("Content-Length"))?,
+            modified: answer.last_modified().and_then(|time| (*time).try_into().ok()).ok_or_else(|| missing("Last-Modified"))?,
+            version: Version(Bytes::copy_from_slice(unquoted(answer.e_tag().ok_or_else(|| missing("ETag"))?).as_bytes())),
+        })
     }
-    async fn read(&self, _key: &Key, _version: &Version, _extent: Extent, _whole: bool) -> Result<Body, SourceError> {
-        todo!("first landing: signatures")
+
+    async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError> {
+        let context = self.context("read", key);
+        let full = self.full_key(key, &context)?;
+        let etag = std::str::from_utf8(&version.0).map_err(|_| context.clone().replaced())?;
+        let client = self.client(&context).await?;
+        let ask = |client: &Client| {
+            let call = client.get_object().bucket(&self.bucket).key(&full).if_match(quoted(etag)).set_request_payer(self.payer.clone());
+            // A checksum covers the whole object, so it is of use only without a range.
+            let call = if whole { call.checksum_mode(ChecksumMode::Enabled) } else { call.range(format!("bytes={}-{}", extent.start(), extent.end() - 1)) };
+            call.send()
+        };
+        let answer = match ask(&client).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let client = self.mend(&error, &client, &context).await?;
+                match ask(&client).await {
+                    Ok(answer) => answer,
+                    Err(error) => return Err(context.failed(&error)),
+                }
+            }
+        };
+        match answer.e_tag().map(unquoted) {
+            Some(got) if got == etag => {}
+            Some(_) => return Err(context.replaced()),
+            None => return Err(context.corrupt("the answer has no ETag")),
+        }
+        match (whole, answer.content_range()) {
+            (true, None) => {}
+            (true, Some(range)) => return Err(context.corrupt(format!("asked for the whole object, got {range}"))),
+            (false, Some(range)) if is_range(range, extent) => {}
+            (false, Some(range)) => return Err(context.corrupt(format!("asked for bytes {}-{}, got {range}", extent.start(), extent.end() - 1))),
+            (false, None) => return Err(context.corrupt("the answer is not for a range")),
+        }
+        if let Some(length) = answer.content_length() && u64::try_from(length) != Ok(extent.len()) {
+            return Err(context.corrupt(format!("asked for {} bytes, {length} were announced", extent.len())));
+        }
+        Ok(body::exact(answer.body, extent.len(), context))
     }
 }
+
+/// `bytes 0-99/1234`, where the total may be `*`.
+fn is_range(text: &str, extent: Extent) -> bool {
+    let parts = text.strip_prefix("bytes ").and_then(|rest| rest.split_once('/')).and_then(|(range, total)| Some((range.split_once('-')?, total)));
+    parts.is_some_and(|((first, last), _)| first.parse() == Ok(extent.start()) && last.parse() == Ok(extent.end() - 1))
+}
+
+fn unquoted(etag: &str) -> &str {
+    etag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(etag)
+}
+
+fn quoted(etag: &str) -> String {
+    format!("\"{etag}\"")
+}
+
+/// Checks the order of an answer and cuts it at the end of what was asked for.
+fn page(answer: list_xml::Answer, request: &ListRequest) -> Result<ListPage, String> {
+    let list_xml::Answer { mut objects, mut folders, is_truncated } = answer;
+    let after = request.after.as_deref().unwrap_or_default();
+    let has_after = request.after.is_some();
+    if !objects.is_sorted_by(|left, right| left.key < right.key) || !folders.is_sorted_by(|left, right| left < right) {
+        return Err("the keys are not in ascending order (a directory bucket? those can't be listed by range)".into());
+    }
+    if has_after && objects.first().is_some_and(|object| object.key.0[..] <= *after) {
+        return Err("the listing begins before the key it should begin after".into());
+    }
+    // A folder holds keys on both sides of `after`: it was told of already.
+    folders.retain(|folder| !has_after || (folder[..] > *after && !after.starts_with(folder)));
+    let outside = |key: &[u8]| !key.starts_with(&request.prefix);
+    if objects.iter().any(|object| outside(&object.key.0)) || folders.iter().any(|folder| outside(folder)) {
+        return Err("the listing holds a key outside the prefix".into());
+    }
+    let last_object = objects.last().map(|object| object.key.0.clone());
+    let last_folder = folders.last().map(|folder| Bytes::from([folder, FOLDER_END.as_bytes()].concat()));
+    let mut next = if is_truncated { last_object.max(last_folder) } else { None };
+    if is_truncated && next.as_deref().is_none_or(|next| has_after && next <= after) {
+        return Err("the listing says that there is more, but has no next key".into());
+    }
+    if let Some(before) = &request.before {
+        if next.as_ref().is_some_and(|next| next >= before) {
+            next = None;
+        }
+        objects.truncate(objects.partition_point(|object| object.key.0 < *before));
+        folders.truncate(folders.partition_point(|folder| folder < before));
+    }
+    Ok(ListPage { objects, folders, next })
+}
+
+#[cfg(test)]
+mod tests;
