@@ -14,7 +14,8 @@ pub mod s3;
 
 pub use limit::{Limits, Priority};
 pub use metrics::SourceMetrics;
-pub use open::{Addressing, Credentials, S3Options, SourceConfig, SourceHandle, open};
+pub use open::{SourceHandle, open};
+pub use retry::RetryPolicy;
 
 use std::time::SystemTime;
 

@@ -19,11 +19,13 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, EncodingType, RequestPayer};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
+use forebay_wire::dataset_spec::S3Location;
+use forebay_wire::secret::SourceAccess;
 
 use self::client::Connector;
 use self::error::Context;
 use self::list_xml::BadAnswer;
-use super::{Body, Key, ListPage, ListRequest, Object, Source, SourceConfig, SourceError, Version};
+use super::{Body, Key, ListPage, ListRequest, Object, Source, SourceError, Version};
 use crate::block::Extent;
 
 /// After a folder comes whatever is above all its keys: no key goes on with the highest code point.
@@ -42,32 +44,17 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// Checks the address and the CA bundle; sends nothing.
-    pub fn new(config: SourceConfig) -> Result<Self, SourceError> {
-        let rest = config.uri.strip_prefix("s3://").unwrap_or_default();
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let mut prefix = prefix.to_owned();
-        if !prefix.is_empty() && !prefix.ends_with('/') {
-            prefix.push('/');
-        }
+    /// Checks the CA bundle; sends nothing.
+    pub fn new(location: &S3Location, access: &SourceAccess) -> Result<Self, SourceError> {
+        let S3Location { bucket, prefix, .. } = location;
         let name = format!("s3://{bucket}/{prefix}");
-        let context = Context { op: "open", key: String::new(), origin: name.clone(), bucket: bucket.to_owned() };
-        if bucket.is_empty() {
-            return Err(context.permanent("the address names no bucket; write s3://bucket/prefix/"));
-        }
-        if let Some(endpoint) = &config.s3.endpoint {
-            let is_http = endpoint.parse::<http::Uri>().is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-            if !is_http {
-                return Err(context.permanent("the endpoint is not an address; write https://host:port"));
-            }
-        }
-        let payer = config.s3.requester_pays.then_some(RequestPayer::Requester);
-        let connector = Connector::new(bucket.to_owned(), config.s3, config.credentials, &context)?;
+        let context = Context { op: "open", key: String::new(), origin: name.clone(), bucket: bucket.clone() };
+        let connector = Connector::new(location, access, &context)?;
         Ok(Self {
             name,
-            bucket: bucket.to_owned(),
-            prefix,
-            payer,
+            bucket: bucket.clone(),
+            prefix: prefix.clone(),
+            payer: location.requester_pays.then_some(RequestPayer::Requester),
             connector,
             client: ArcSwapOption::empty(),
             connecting: tokio::sync::Mutex::new(()),

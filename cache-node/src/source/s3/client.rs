@@ -13,9 +13,11 @@ use aws_sdk_s3::config::{Builder, ResponseChecksumValidation, SharedHttpClient, 
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
+use forebay_wire::dataset_spec::{Addressing, S3Location};
+use forebay_wire::secret::{Credentials, Secret, SourceAccess};
 
 use super::error::Context;
-use crate::source::{Addressing, Credentials, S3Options, SourceError};
+use crate::source::SourceError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// To the first byte of an answer; a busy server may queue a request for long.
@@ -27,17 +29,17 @@ const REGION_DEFAULT: &str = "us-east-1";
 
 /// What doesn't change for the life of the source.
 pub(super) struct Connector {
-    bucket: String,
-    options: S3Options,
+    options: S3Location,
     credentials: Credentials,
     http: SharedHttpClient,
     sdk: tokio::sync::OnceCell<SdkConfig>,
 }
 
 impl Connector {
-    pub(super) fn new(bucket: String, options: S3Options, credentials: Credentials, context: &Context) -> Result<Self, SourceError> {
-        let http = http_client(&options, context)?;
-        Ok(Self { bucket, options, credentials, http, sdk: tokio::sync::OnceCell::new() })
+    pub(super) fn new(options: &S3Location, access: &SourceAccess, context: &Context) -> Result<Self, SourceError> {
+        let http = http_client(access.ca_bundle.as_deref(), context)?;
+        let credentials = if options.anonymous { Credentials::Anonymous } else { access.credentials.clone() };
+        Ok(Self { options: options.clone(), credentials, http, sdk: tokio::sync::OnceCell::new() })
     }
 
     /// A client for `region`; without one, for the region that is set or found by asking.
@@ -63,7 +65,7 @@ impl Connector {
             Credentials::Ambient | Credentials::Anonymous => None,
         };
         let named = || keys.and_then(|keys| keys.get("AWS_REGION").or_else(|| keys.get("AWS_DEFAULT_REGION")));
-        self.options.region.as_deref().or_else(|| named().map(String::as_str)).filter(|region| !region.is_empty())
+        self.options.region.as_deref().or_else(|| named().map(Secret::expose)).filter(|region| !region.is_empty())
     }
 
     fn builder(&self, region: &str) -> Builder {
@@ -88,7 +90,7 @@ impl Connector {
         match self.options.addressing {
             Addressing::Path => true,
             Addressing::VirtualHost => false,
-            Addressing::Auto => self.options.endpoint.is_some() || self.bucket.contains('.'),
+            Addressing::Auto => self.options.endpoint.is_some() || self.options.bucket.contains('.'),
         }
     }
 
@@ -96,7 +98,7 @@ impl Connector {
     async fn find_region(&self, context: &Context) -> Result<String, SourceError> {
         let client = Client::from_conf(self.builder(REGION_DEFAULT).allow_no_auth().build());
         let context = Context { op: "find the region of", ..context.clone() };
-        let error = match client.head_bucket().bucket(&self.bucket).send().await {
+        let error = match client.head_bucket().bucket(&self.options.bucket).send().await {
             Ok(answer) => return Ok(answer.bucket_region().unwrap_or(REGION_DEFAULT).to_owned()),
             Err(error) => error,
         };
@@ -130,20 +132,19 @@ impl Connector {
     }
 }
 
-fn from_keys(keys: &BTreeMap<String, String>, context: &Context) -> Result<SharedCredentialsProvider, SourceError> {
-    let get = |name: &str| keys.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+fn from_keys(keys: &BTreeMap<String, Secret>, context: &Context) -> Result<SharedCredentialsProvider, SourceError> {
+    let get = |name: &str| keys.get(name).map(|value| value.expose().trim()).filter(|value| !value.is_empty());
     let need = |name: &'static str| get(name).ok_or_else(|| context.clone().denied(format!("{name} is missing in the secret")));
     let token = get("AWS_SESSION_TOKEN").map(str::to_owned);
     let credentials = AwsCredentials::new(need("AWS_ACCESS_KEY_ID")?, need("AWS_SECRET_ACCESS_KEY")?, token, None, "secret");
     Ok(SharedCredentialsProvider::new(credentials))
 }
 
-fn http_client(options: &S3Options, context: &Context) -> Result<SharedHttpClient, SourceError> {
-    let own = options.ca_bundle_pem.as_deref().filter(|pem| !pem.is_empty());
+fn http_client(own: Option<&str>, context: &Context) -> Result<SharedHttpClient, SourceError> {
     // The transport panics on what it can't parse and, in debug builds, on a machine without authorities: look first.
     let mut trust = TrustStore::empty().with_native_roots(!rustls_native_certs::load_native_certs().certs.is_empty());
     if let Some(pem) = own {
-        check_pem(pem).map_err(|detail| context.clone().permanent(format!("the CA bundle is not usable: {detail}")))?;
+        check_pem(pem.as_bytes()).map_err(|detail| context.clone().permanent(format!("the CA bundle is not usable: {detail}")))?;
         trust = trust.with_pem_certificate(pem);
     }
     let context = TlsContext::builder().with_trust_store(trust).build().map_err(|error| context.clone().permanent(error.to_string()))?;

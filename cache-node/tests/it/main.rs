@@ -1,0 +1,5 @@
+//! Integration tests of the node, one binary.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod s3_server;
+mod source_suite;
