@@ -38,7 +38,9 @@ pub struct Mounted {
 
 #[derive(Debug, thiserror::Error)]
 pub enum HolderError {
-    #[error("mount {mount_point}: already a mount of Forebay, held by pid {pid}; unmount it first with `forebay-node unmount {mount_point}`")]
+    #[error(
+        "mount {mount_point}: already a mount of Forebay, held by pid {pid}; unmount it first with `forebay-node unmount {mount_point}`"
+    )]
     AlreadyMounted { mount_point: String, pid: u32 },
     #[error("unmount {mount_point}: in use by {}; close these first, then unmount again", Users(.users))]
     Busy { mount_point: String, users: Vec<User> },

@@ -6,6 +6,7 @@ pub mod control;
 pub mod evict;
 pub mod fill;
 pub mod fs;
+pub mod fuse;
 pub mod handover;
 pub mod holder;
 pub mod manifest;

@@ -27,8 +27,7 @@ pub struct MountOptions {
 /// Opens the device and mounts it on `mount_point`, an absolute path without symbolic links. INIT waits in the device afterwards.
 /// Without the privilege to mount, fusermount3 is asked, which mounts for the user that calls it.
 pub fn mount(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
-    let device: OwnedFd =
-        File::options().read(true).write(true).open("/dev/fuse").map_err(|cause| MountError::Device { cause })?.into();
+    let device: OwnedFd = File::options().read(true).write(true).open("/dev/fuse").map_err(|cause| MountError::Device { cause })?.into();
     match mount_directly(&device, mount_point, options) {
         Ok(()) => Ok(device),
         Err(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => mount_by_helper(mount_point, options),
@@ -66,9 +65,8 @@ fn mount_by_helper(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd
             if libc::fcntl(number, libc::F_SETFD, 0) == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
         });
     }
-    let status = command
-        .status()
-        .map_err(|cause| failed(cause, "mounting needs root, or fusermount3 (package `fuse3`) for other users"))?;
+    let status =
+        command.status().map_err(|cause| failed(cause, "mounting needs root, or fusermount3 (package `fuse3`) for other users"))?;
     drop(theirs);
     if !status.success() {
         return Err(failed(io::Error::other(format!("fusermount3: {status}")), "its message is above; may this user mount there?"));

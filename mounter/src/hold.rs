@@ -37,10 +37,16 @@ pub struct HoldOptions {
 /// What concerns who runs the daemons.
 #[derive(Debug)]
 pub enum Event {
-    Adopted { pid: u32 },
-    Ready { pid: u32 },
+    Adopted {
+        pid: u32,
+    },
+    Ready {
+        pid: u32,
+    },
     /// Answer through the channel: `Done`, `Busy` or `Failed`.
-    Unmount { answer: SyncSender<Reply> },
+    Unmount {
+        answer: SyncSender<Reply>,
+    },
 }
 
 /// One mount and its record. Share it by `Arc`.
@@ -229,7 +235,9 @@ impl Hold {
                 let _ = events.send(Event::Ready { pid });
                 None
             }
-            Request::Register { node } => Some(self.register(node, &descriptors).map_or_else(failed, |backing| Reply::Registered { backing })),
+            Request::Register { node } => {
+                Some(self.register(node, &descriptors).map_or_else(failed, |backing| Reply::Registered { backing }))
+            }
             Request::Registered { node, backing } => {
                 self.lock().record.backing.insert(node, backing);
                 None
@@ -254,7 +262,9 @@ impl Hold {
                 self.lock().record.no_open = true;
                 Some(Reply::Done)
             }
-            Request::ReadAhead { kibibytes } => Some(device::set_read_ahead(self.connection, kibibytes).map_or_else(failed, |()| Reply::Done)),
+            Request::ReadAhead { kibibytes } => {
+                Some(device::set_read_ahead(self.connection, kibibytes).map_or_else(failed, |()| Reply::Done))
+            }
             Request::Status => Some(Reply::Status(self.status())),
             Request::Unmount => {
                 let (answer, answered) = sync_channel(1);

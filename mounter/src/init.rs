@@ -107,12 +107,8 @@ pub fn answer(request: Vec<u8>, passthrough: bool) -> Result<Handshake, MountErr
     if agreed >> 32 != 0 {
         agreed |= INIT_EXT;
     }
-    let features = Features {
-        kernel_minor: minor,
-        passthrough: agreed & PASSTHROUGH != 0,
-        resend: agreed & HAS_RESEND != 0,
-        prune: minor >= 45,
-    };
+    let features =
+        Features { kernel_minor: minor, passthrough: agreed & PASSTHROUGH != 0, resend: agreed & HAS_RESEND != 0, prune: minor >= 45 };
 
     let mut reply = Vec::with_capacity(OUT_HEADER_BYTES + INIT_OUT_BYTES);
     reply.extend_from_slice(&((OUT_HEADER_BYTES + INIT_OUT_BYTES) as u32).to_ne_bytes());

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    SocketAddrUnix, SocketFlags, SocketType,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,12 +50,19 @@ pub enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     Adopted,
-    Registered { backing: u32 },
+    Registered {
+        backing: u32,
+    },
     Done,
-    Busy { users: Vec<User> },
+    Busy {
+        users: Vec<User>,
+    },
     Status(HolderStatus),
     /// `errno` where the kernel gave one.
-    Failed { errno: Option<i32>, detail: String },
+    Failed {
+        errno: Option<i32>,
+        detail: String,
+    },
 }
 
 /// What a holder knows of its mount.
@@ -140,7 +147,10 @@ pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn send(socket: impl AsFd, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() > MESSAGE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a message of {} bytes; at most {MESSAGE_BYTES_MAX}", bytes.len())));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a message of {} bytes; at most {MESSAGE_BYTES_MAX}", bytes.len()),
+        ));
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
