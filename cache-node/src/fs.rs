@@ -2,19 +2,45 @@
 //! Knows names, node ids, freshness, errors. Does not know FUSE's protocol, kernel buffers or how bytes are fetched.
 //! Invariant: an open file's bytes are of one version; a name shows a version that the source had within the declared window.
 
+mod adopt;
+mod ahead;
+mod attr;
 mod error;
+mod locate;
+mod lookup;
+mod loose;
 mod node_id;
+mod on_demand;
+mod overlay;
+mod read;
+mod readdir;
+mod repair;
+mod xattr;
 
-use std::ops::ControlFlow;
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use forebay_wire::dataset_spec::Permissions;
+use forebay_wire::node_config::ServingMode;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use crate::fill::Origin;
+use crate::manifest::{ContentId, Manifest, RemovedList};
+use crate::reader::Reader;
+use crate::rules::RuleTable;
+use crate::fill::chain;
+use ahead::FilesAhead;
+pub use adopt::{Adoption, bytes_below, for_each_below};
 pub use error::Error;
+use locate::Resolved;
 pub use node_id::{IoMode, NodeId};
+use on_demand::OnDemand;
+use overlay::Overlay;
 
 /// The answer of a `try_` call, which never waits: on `Wait` the caller spawns the async twin.
 #[derive(Debug)]
@@ -117,84 +143,170 @@ pub struct Statistics {
     pub complete: bool,
 }
 
+/// What a data set's filesystem is built from.
+pub struct Parts {
+    /// `namespace/name`.
+    pub name: String,
+    /// Where each source's files appear (`/` or `/a/b`), and the source.
+    pub sources: Vec<(Vec<u8>, Arc<Origin>)>,
+    pub reader: Reader,
+    pub rules: RuleTable,
+    pub removed: RemovedList,
+    pub permissions: Permissions,
+    /// How often the source is listed again; `None`: never, names are for ever.
+    pub sync_interval: Option<Duration>,
+    pub serving: ServingMode,
+    /// Whether the kernel may read complete files by itself, from this size up.
+    pub passthrough_min_bytes: Option<u64>,
+    /// What this process may use of the machine's memory: decides whether a data set fits.
+    pub memory_bytes: u64,
+    pub runtime: tokio::runtime::Handle,
+    /// Seconds since the Unix epoch.
+    pub clock: fn() -> u32,
+}
+
 /// One data set as a filesystem. `Send + Sync`; used behind an `Arc`.
-pub struct Filesystem {}
+///
+/// Names and ids are looked for in this order: repairs (`overlay`), the manifest, the tree listed on demand, removed files that the kernel may
+/// still hold.
+pub struct Filesystem {
+    /// Itself, for tasks that outlive a call.
+    this: std::sync::Weak<Filesystem>,
+    parts: Parts,
+    /// The manifest that serves; none before the first listing is complete.
+    current: ArcSwapOption<Current>,
+    /// The one before: folders that are being read go on from it.
+    previous: ArcSwapOption<Current>,
+    rules: ArcSwap<RuleTable>,
+    on_demand: OnDemand,
+    overlay: Overlay,
+    /// Number of the last listing that began.
+    listings: AtomicU64,
+    resolved: Resolved,
+    ahead: FilesAhead,
+    /// Once true for ever: the kernel was told not to ask.
+    no_open: AtomicBool,
+    invalidations: mpsc::Sender<Invalidation>,
+    /// Until somebody takes it; before that there is no kernel to tell.
+    receiver: Mutex<Option<mpsc::Receiver<Invalidation>>>,
+    kernel_attached: AtomicBool,
+    /// Repairs that run now, so that one is enough for many readers.
+    repairs: Mutex<std::collections::HashMap<ContentId, Arc<tokio::sync::Mutex<()>>>>,
+    /// The last files whose fill failed for good, with the cause: a sample for status.
+    failures: Mutex<VecDeque<(String, String)>>,
+    /// Told when the manifest turns out damaged or many names were repaired: `refresh` lists at once.
+    refresh_wanted: tokio::sync::Notify,
+}
+
+/// A manifest that serves, with its sources found again by name.
+struct Current {
+    manifest: Arc<Manifest>,
+    /// By `SourceIndex`; `None` for a source that the data set no longer has.
+    origins: Vec<Option<Arc<Origin>>>,
+}
+
+/// Invalidations on their way to whoever writes them. A full queue makes the sender (a sync, off the read path) wait.
+const INVALIDATIONS_MAX: usize = 4096;
+/// Files of failed fills that status shows.
+const FAILURES_MAX: usize = 16;
 
 impl Filesystem {
-    /// Tells what the kernel may know from before, once, before the first request: replays invalidations that were not notified.
-    pub fn adopt(&self, _adopted: Adopted) {
-        todo!()
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let (sender, receiver) = mpsc::channel(INVALIDATIONS_MAX);
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            current: ArcSwapOption::empty(),
+            previous: ArcSwapOption::empty(),
+            rules: ArcSwap::from_pointee(parts.rules.clone()),
+            on_demand: OnDemand::new(parts.sources.clone()),
+            overlay: Overlay::default(),
+            listings: AtomicU64::new(0),
+            resolved: Resolved::default(),
+            ahead: FilesAhead::default(),
+            no_open: AtomicBool::new(parts.serving == ServingMode::NoOpen),
+            invalidations: sender,
+            receiver: Mutex::new(Some(receiver)),
+            kernel_attached: AtomicBool::new(false),
+            repairs: Mutex::default(),
+            failures: Mutex::default(),
+            refresh_wanted: tokio::sync::Notify::new(),
+            parts,
+        })
     }
 
-    /// Memory and mapped files only.
-    pub fn try_lookup(&self, _parent: NodeId, _name: &[u8]) -> Attempt<Node> {
-        todo!()
-    }
-    /// May list the folder at the source, before the first manifest is complete.
-    pub async fn lookup(&self, _parent: NodeId, _name: &[u8]) -> Result<Node, Error> {
-        todo!()
-    }
-    /// How long the kernel may keep that a name does not exist; zero means not at all.
-    pub fn negative_ttl(&self) -> Duration {
-        todo!()
+    fn shared(&self) -> Arc<Self> {
+        self.this.upgrade().expect("a filesystem is only ever made behind an Arc, which the caller holds")
     }
 
-    pub fn try_attributes(&self, _id: NodeId) -> Attempt<Attributes> {
-        todo!()
+    /// `namespace/name`.
+    pub fn name(&self) -> &str {
+        &self.parts.name
     }
-    pub async fn attributes(&self, _id: NodeId) -> Result<Attributes, Error> {
-        todo!()
+    pub fn reader(&self) -> &Reader {
+        &self.parts.reader
     }
-
-    pub fn try_open(&self, _id: NodeId) -> Attempt<Opened> {
-        todo!()
+    pub fn sources(&self) -> &[(Vec<u8>, Arc<Origin>)] {
+        &self.parts.sources
     }
-    /// May check a whole local file before its first passthrough.
-    pub async fn open(&self, _id: NodeId) -> Result<Opened, Error> {
-        todo!()
+    pub fn rules(&self) -> Arc<RuleTable> {
+        self.rules.load_full()
     }
-
-    /// Fills `into` from `offset`; `Ready(Ok(n))` with `n < into.len()` only at the end of the file. Reads the local disk, never the source.
-    pub fn try_read(&self, _id: NodeId, _offset: u64, _into: &mut [u8]) -> Attempt<usize> {
-        todo!()
-    }
-    /// The bytes `[offset, min(offset + len, size))`. Dropping the future abandons the wait, not the fill that others may share.
-    pub async fn read(&self, _id: NodeId, _offset: u64, _len: usize) -> Result<Bytes, Error> {
-        todo!()
-    }
-
-    /// Gives rows after `cookie` (0 = from the start) until `sink` breaks; the row it broke at was not taken.
-    pub fn try_read_directory(&self, _id: NodeId, _cookie: u64, _sink: &mut dyn FnMut(DirectoryRow<'_>) -> ControlFlow<()>) -> Attempt<()> {
-        todo!()
-    }
-    /// Makes `try_read_directory` ready: lists the folder at the source, before the first manifest is complete.
-    pub async fn prepare_directory(&self, _id: NodeId) -> Result<(), Error> {
-        todo!()
+    /// The manifest that serves.
+    pub fn manifest(&self) -> Option<Arc<Manifest>> {
+        self.current.load().as_ref().map(|current| current.manifest.clone())
     }
 
     pub fn statistics(&self) -> Statistics {
-        todo!()
-    }
-
-    /// Names of the extended attributes of `id`: `user.forebay.*`.
-    pub fn extended_attribute_names(&self, _id: NodeId) -> Result<Vec<&'static str>, Error> {
-        todo!()
-    }
-    pub fn extended_attribute(&self, _id: NodeId, _name: &[u8]) -> Result<Vec<u8>, Error> {
-        todo!()
+        match &*self.current.load() {
+            Some(current) => {
+                let summary = current.manifest.summary();
+                Statistics { bytes: summary.bytes, files: summary.files, directories: summary.directories, complete: true }
+            }
+            None => {
+                let (files, directories, bytes) = self.on_demand.files_known();
+                Statistics { bytes, files, directories, complete: false }
+            }
+        }
     }
 
     /// The kernel evicted this inode.
-    pub fn forget(&self, _id: NodeId) {
-        todo!()
+    pub fn forget(&self, id: NodeId) {
+        if !self.parts.removed.is_empty()
+            && let Err(error) = self.parts.removed.remove(ContentId(id.content()))
+        {
+            tracing::warn!(dataset = self.name(), error = %chain(&error), "the list of removed files can't be written");
+        }
     }
 
     /// What must be written to the kernel. One consumer: `None` when it was taken before.
     pub fn invalidations(&self) -> Option<mpsc::Receiver<Invalidation>> {
-        todo!()
+        let receiver = self.receiver.lock().take();
+        if receiver.is_some() {
+            self.kernel_attached.store(true, Ordering::Release);
+        }
+        receiver
     }
 
     pub fn serving(&self) -> Serving {
-        todo!()
+        if self.no_open.load(Ordering::Acquire) { Serving::NoOpen } else { Serving::Open }
+    }
+
+    /// The last files that couldn't be filled, at most `FAILURES_MAX`, with the cause.
+    pub fn failures(&self) -> Vec<(String, String)> {
+        self.failures.lock().iter().cloned().collect()
+    }
+
+    fn note_failure(&self, path: String, cause: String) {
+        let mut failures = self.failures.lock();
+        failures.retain(|(other, _)| *other != path);
+        if failures.len() == FAILURES_MAX {
+            failures.pop_front();
+        }
+        failures.push_back((path, cause));
+    }
+
+    /// Returns when a listing is wanted before its time.
+    pub async fn refresh_wanted(&self) {
+        self.refresh_wanted.notified().await;
     }
 }
