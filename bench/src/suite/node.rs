@@ -1,0 +1,190 @@
+//! Runs `forebay-node` as a user would: a Dataset file, a node file, `mount`, `status -o json`, `unmount`.
+//! Knows the command line and the files. Does not know how the node works.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::measure::{self, Memory};
+use crate::serve;
+
+/// A listing of a million keys from a server on loopback takes less.
+const READY_WITHIN: Duration = Duration::from_secs(180);
+const POLL_EVERY: Duration = Duration::from_millis(20);
+
+/// How opens are answered; `Auto` is what a user gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serving {
+    Auto,
+    /// For data that is larger than memory, which a bench on smaller data must say itself.
+    Open,
+}
+
+/// One data set and the settings of the node that serves it.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) name: String,
+    /// Path in the data set, prefix in the bucket.
+    pub(crate) sources: Vec<(String, String)>,
+    pub(crate) serving: Serving,
+    /// Most bytes of the cache; `None`: as much as the disk allows.
+    pub(crate) capacity_bytes: Option<u64>,
+}
+
+/// One mount, its cache and its files, all below one folder of its own.
+pub(crate) struct Node {
+    binary: PathBuf,
+    folder: PathBuf,
+    mounted: bool,
+}
+
+impl Node {
+    /// Writes the files; nothing runs yet.
+    pub(crate) fn new(binary: &Path, folder: &Path, endpoint: &str, bucket: &str, setup: &Setup) -> Result<Self> {
+        let Setup { name, sources, serving, capacity_bytes } = setup;
+        let node = Self { binary: binary.to_path_buf(), folder: folder.to_path_buf(), mounted: false };
+        for part in ["cache", "run", "mount"] {
+            let path = folder.join(part);
+            fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        }
+        let sources = sources.iter().map(|(path, prefix)| {
+            let s3 = format!("{{ endpoint: \"{endpoint}\", region: us-east-1, addressing: Path }}");
+            format!("    - {{ path: {path}, uri: \"s3://{bucket}/{prefix}\", s3: {s3} }}\n")
+        });
+        let dataset = format!(
+            "apiVersion: forebay.dev/v1alpha1\nkind: Dataset\nmetadata: {{ name: {name} }}\nspec:\n  sources:\n{}",
+            sources.collect::<String>()
+        );
+        fs::write(node.dataset_file(), dataset)?;
+        let capacity = capacity_bytes.map(|bytes| format!(", capacity: \"{bytes}\"")).unwrap_or_default();
+        let config = format!(
+            "apiVersion: forebay.dev/v1alpha1\nkind: NodeConfig\ntiers:\n  - {{ path: \"{}\"{capacity}, keepFreePercent: 2 }}\nserving: {serving:?}\n",
+            node.folder.join("cache").display()
+        );
+        fs::write(node.config_file(), config)?;
+        Ok(node)
+    }
+
+    fn dataset_file(&self) -> PathBuf {
+        self.folder.join("dataset.yaml")
+    }
+    fn config_file(&self) -> PathBuf {
+        self.folder.join("node.yaml")
+    }
+    pub(crate) fn mount_point(&self) -> PathBuf {
+        self.folder.join("mount")
+    }
+    fn run_folder(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.arg(verb).stdin(Stdio::null());
+        command
+            .env("FOREBAY_RUN", self.run_folder())
+            .env("AWS_ACCESS_KEY_ID", serve::ACCESS_KEY)
+            .env("AWS_SECRET_ACCESS_KEY", serve::SECRET_KEY);
+        command
+    }
+
+    /// Mounts, and returns once the list of files is complete.
+    pub(crate) fn mount(&mut self) -> Result<()> {
+        let mut command = self.command("mount");
+        command.arg(self.dataset_file()).arg(self.mount_point()).arg("--config").arg(self.config_file());
+        run(command, "mount")?;
+        self.mounted = true;
+        let begin = Instant::now();
+        while !self.is_listed()? {
+            ensure!(
+                begin.elapsed() < READY_WITHIN,
+                "{}: no manifest within {READY_WITHIN:?}: see `forebay-node status`",
+                self.mount_point().display()
+            );
+            std::thread::park_timeout(POLL_EVERY);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unmount(&mut self) -> Result<()> {
+        if self.mounted {
+            let mut command = self.command("unmount");
+            command.arg(self.mount_point());
+            run(command, "unmount")?;
+            self.mounted = false;
+        }
+        Ok(())
+    }
+
+    /// A fresh mount: the kernel knows nothing of it, the cache is kept, and so are its pages in memory.
+    pub(crate) fn remount(&mut self) -> Result<()> {
+        self.unmount()?;
+        self.mount()
+    }
+
+    /// A fresh mount over an empty cache.
+    pub(crate) fn remount_empty(&mut self) -> Result<()> {
+        self.unmount()?;
+        let cache = self.folder.join("cache");
+        fs::remove_dir_all(&cache).with_context(|| format!("empty {}", cache.display()))?;
+        fs::create_dir_all(&cache)?;
+        self.mount()
+    }
+
+    pub(crate) fn status(&self) -> Result<Value> {
+        let mut command = self.command("status");
+        command.arg(self.mount_point()).args(["-o", "json"]);
+        serde_json::from_str(&run(command, "status")?).context("read the status as JSON")
+    }
+
+    fn is_listed(&self) -> Result<bool> {
+        let status = self.status()?;
+        let version = find(&status, "manifest").and_then(|manifest| find(manifest, "version")).and_then(Value::as_str).unwrap_or_default();
+        Ok(!version.is_empty())
+    }
+
+    /// Every process of this mount: daemon and holder, by the run folder in their environment.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let mark = format!("FOREBAY_RUN={}", self.run_folder().display()).into_bytes();
+        let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let ours =
+            |pid: &u32| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|text| text.split(|byte| *byte == 0).any(|pair| pair == mark));
+        pids.filter(ours).collect()
+    }
+
+    /// The largest of its processes: the daemon.
+    pub(crate) fn memory(&self) -> Memory {
+        let each = self.pids().into_iter().filter_map(|pid| measure::memory_of(pid).ok());
+        each.max_by_key(|memory| memory.resident).unwrap_or_default()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Err(error) = self.unmount() {
+            tracing::warn!("{error:#}");
+        }
+    }
+}
+
+/// The first field called `name`, at any depth.
+fn find<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+    match value {
+        Value::Object(fields) => fields.get(name).or_else(|| fields.values().find_map(|field| find(field, name))),
+        Value::Array(items) => items.iter().find_map(|item| find(item, name)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
+}
+
+fn run(mut command: Command, verb: &str) -> Result<String> {
+    let output = command.output().with_context(|| format!("start {:?}", command.get_program()))?;
+    if !output.status.success() {
+        bail!("forebay-node {verb}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
