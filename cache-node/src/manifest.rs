@@ -5,12 +5,19 @@
 //! `Builder` takes objects in key order and writes the file; `Manifest` reads it; `diff` compares two; `Catalog` keeps the current and the
 //! previous one and refuses to go back; `Removed` remembers what the kernel may still hold of older ones; `listing` drives a source.
 
+mod assemble;
 pub mod builder;
 pub mod catalog;
 pub mod diff;
+mod format;
 pub mod id;
+mod index;
 pub mod key;
+mod pages;
 pub mod removed;
+mod spill;
+#[cfg(test)]
+mod tests;
 pub mod version;
 pub mod view;
 

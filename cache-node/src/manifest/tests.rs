@@ -1,0 +1,6 @@
+//! Manifests against a model: the tree that the rules of `key` give, made with maps.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod damage;
+mod model;
+mod tree;
