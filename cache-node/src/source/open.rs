@@ -8,7 +8,7 @@ use forebay_wire::secret::SourceAccess;
 
 use super::limit::{Limiter, Limits, Priority};
 use super::metrics::SourceMetrics;
-use super::retry::{Retry, RetryPolicy};
+use super::retry::{CutStalls, Retry, RetryPolicy};
 use super::{Source, SourceError, file, s3};
 
 /// One source under its two priorities, which share limits, counters and connections.
@@ -24,6 +24,7 @@ impl SourceHandle {
     pub fn wrap(inner: Arc<dyn Source>, limits: Limits, policy: RetryPolicy) -> Self {
         let metrics = Arc::new(SourceMetrics::default());
         let limiter = Limiter::new(limits, metrics.clone());
+        let inner: Arc<dyn Source> = Arc::new(CutStalls::new(inner, policy.stall));
         let build = |priority| -> Arc<dyn Source> {
             Arc::new(Retry::new(limiter.clone().wrap(inner.clone(), priority), policy.clone(), metrics.clone()))
         };

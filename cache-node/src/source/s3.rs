@@ -7,13 +7,16 @@ mod client;
 mod error;
 mod list_xml;
 mod raw;
+mod version;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Error;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, EncodingType, RequestPayer};
@@ -41,6 +44,8 @@ pub struct S3 {
     client: ArcSwapOption<Client>,
     /// One at a time looks for the region and the credentials.
     connecting: tokio::sync::Mutex<()>,
+    /// Set by the first listing without ETags: from then on a head speaks the listing's language too.
+    lists_without_etags: AtomicBool,
 }
 
 impl S3 {
@@ -58,6 +63,7 @@ impl S3 {
             connector,
             client: ArcSwapOption::empty(),
             connecting: tokio::sync::Mutex::new(()),
+            lists_without_etags: AtomicBool::new(false),
         })
     }
 
@@ -103,18 +109,35 @@ impl S3 {
         Ok(format!("{}{text}", self.prefix))
     }
 
-    async fn list_once(&self, client: &Client, request: &ListRequest) -> Result<ByteStream, SdkError<ListObjectsV2Error, HttpResponse>> {
+    async fn list_once(&self, client: &Client, request: &ListRequest, encoding: Option<EncodingType>) -> Result<ByteStream, ListFailure> {
         let prefix = [self.prefix.as_bytes(), &request.prefix].concat();
         let after = request.after.as_ref().map(|after| [self.prefix.as_bytes(), after].concat());
-        raw::list(client, |call| {
-            call.bucket(&self.bucket)
-                .set_delimiter(request.one_level.then(|| "/".to_owned()))
-                .encoding_type(EncodingType::Url)
-                .set_request_payer(self.payer.clone())
-        }, prefix, after)
-        .await
+        let call = client.list_objects_v2().bucket(&self.bucket).set_request_payer(self.payer.clone()).set_encoding_type(encoding);
+        raw::list(call.set_delimiter(request.one_level.then(|| "/".to_owned())), prefix, after).await
+    }
+
+    async fn list_answer(&self, request: &ListRequest, encoding: Option<EncodingType>, context: &Context) -> Result<list_xml::Answer, SourceError> {
+        let client = self.client(context).await?;
+        let body = match self.list_once(&client, request, encoding.clone()).await {
+            Ok(body) => body,
+            Err(error) => {
+                let client = self.mend(&error, &client, context).await?;
+                self.list_once(&client, request, encoding).await.map_err(|error| context.clone().failed(&error))?
+            }
+        };
+        let body = raw::collect(body).await.map_err(|error| context.clone().body(&error))?;
+        list_xml::parse(&body, self.prefix.as_bytes()).map_err(|bad| match bad {
+            BadAnswer::Malformed(what) => context.clone().corrupt(format!("the listing is not well formed: {what}")),
+            BadAnswer::Refused { code, message } => {
+                let error = context.clone().refused(&error::Refusal { status: 200, code, message, ..Default::default() });
+                // An unknown error in a 200 is an answer that broke off on the server's side.
+                if matches!(error, SourceError::Permanent { .. }) { context.clone().unavailable(error.to_string()) } else { error }
+            }
+        })
     }
 }
+
+type ListFailure = SdkError<ListObjectsV2Error, HttpResponse>;
 
 #[async_trait]
 impl Source for S3 {
@@ -124,29 +147,16 @@ impl Source for S3 {
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage, SourceError> {
         let context = self.context("list", &Key(request.prefix.clone()));
-        let client = self.client(&context).await?;
-        let body = match self.list_once(&client, request).await {
-            Ok(body) => body,
-            Err(error) => {
-                let client = self.mend(&error, &client, &context).await?;
-                match self.list_once(&client, request).await {
-                    Ok(body) => body,
-                    Err(error) => return Err(context.failed(&error)),
-                }
-            }
-        };
-        let body = match raw::collect(body).await {
-            Ok(body) => body,
-            Err(error) => return Err(context.body(&error)),
-        };
-        let answer = list_xml::parse(&body, self.prefix.as_bytes()).map_err(|bad| match bad {
-            BadAnswer::Malformed(what) => context.clone().corrupt(format!("the listing is not well formed: {what}")),
-            BadAnswer::Refused { code, message } => {
-                let error = context.clone().refused(&error::Refusal { status: 200, code, message, ..Default::default() });
-                // An unknown error in a 200 is an answer that broke off on the server's side.
-                if matches!(error, SourceError::Permanent { .. }) { context.clone().unavailable(error.to_string()) } else { error }
-            }
-        })?;
+        // Not escaped at first: some servers say that they escaped and didn't (s3s). Others put U+FFFD for what XML can't hold (MinIO),
+        // and only escaped keys tell which it was. AWS gives character references, which the reader knows.
+        let mut answer = self.list_answer(request, None, &context).await?;
+        if answer.is_lossy {
+            answer = self.list_answer(request, Some(EncodingType::Url), &context).await?;
+        }
+        for object in answer.objects.iter_mut().filter(|object| object.version.0.is_empty()) {
+            self.lists_without_etags.store(true, Relaxed);
+            object.version = version::from_time(object.modified, object.size);
+        }
         page(answer, request).map_err(|what| context.corrupt(what))
     }
 
@@ -166,21 +176,22 @@ impl Source for S3 {
             }
         };
         let missing = |what: &str| context.clone().corrupt(format!("the answer has no {what}"));
-        Ok(Object {
-            key: key.clone(),
-            size: answer.content_length().and_then(|size| u64::try_from(size).ok()).ok_or_else(|| missing("Content-Length"))?,
-            modified: answer.last_modified().and_then(|time| (*time).try_into().ok()).ok_or_else(|| missing("Last-Modified"))?,
-            version: Version(Bytes::copy_from_slice(unquoted(answer.e_tag().ok_or_else(|| missing("ETag"))?).as_bytes())),
-        })
+        let size = answer.content_length().and_then(|size| u64::try_from(size).ok()).ok_or_else(|| missing("Content-Length"))?;
+        let modified = answer.last_modified().and_then(|time| (*time).try_into().ok()).ok_or_else(|| missing("Last-Modified"))?;
+        let version = match answer.e_tag() {
+            Some(etag) if !self.lists_without_etags.load(Relaxed) => version::from_etag(etag),
+            _ => version::from_time(modified, size),
+        };
+        Ok(Object { key: key.clone(), size, modified, version })
     }
 
     async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError> {
         let context = self.context("read", key);
         let full = self.full_key(key, &context)?;
-        let etag = std::str::from_utf8(&version.0).map_err(|_| context.clone().replaced())?;
+        let asked = version::Asked::new(version).ok_or_else(|| context.clone().replaced())?;
         let client = self.client(&context).await?;
         let ask = |client: &Client| {
-            let call = client.get_object().bucket(&self.bucket).key(&full).if_match(quoted(etag)).set_request_payer(self.payer.clone());
+            let call = client.get_object().bucket(&self.bucket).key(&full).set_if_match(asked.if_match()).set_request_payer(self.payer.clone());
             // A checksum covers the whole object, so it is of use only without a range.
             let call = if whole { call.checksum_mode(ChecksumMode::Enabled) } else { call.range(format!("bytes={}-{}", extent.start(), extent.end() - 1)) };
             call.send()
@@ -195,10 +206,11 @@ impl Source for S3 {
                 }
             }
         };
-        match answer.e_tag().map(unquoted) {
-            Some(got) if got == etag => {}
-            Some(_) => return Err(context.replaced()),
-            None => return Err(context.corrupt("the answer has no ETag")),
+        let total = total_bytes(&answer);
+        match asked.is_met(answer.e_tag(), answer.last_modified(), total) {
+            Some(true) => {}
+            Some(false) => return Err(context.replaced()),
+            None => return Err(context.corrupt("the answer doesn't say which version it is of (no ETag)")),
         }
         match (whole, answer.content_range()) {
             (true, None) => {}
@@ -220,17 +232,17 @@ fn is_range(text: &str, extent: Extent) -> bool {
     parts.is_some_and(|((first, last), _)| first.parse() == Ok(extent.start()) && last.parse() == Ok(extent.end() - 1))
 }
 
-fn unquoted(etag: &str) -> &str {
-    etag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(etag)
-}
-
-fn quoted(etag: &str) -> String {
-    format!("\"{etag}\"")
+/// Bytes of the whole object, as the answer to a part of it says.
+fn total_bytes(answer: &GetObjectOutput) -> Option<u64> {
+    match answer.content_range() {
+        Some(range) => range.rsplit_once('/')?.1.parse().ok(),
+        None => answer.content_length().and_then(|length| u64::try_from(length).ok()),
+    }
 }
 
 /// Checks the order of an answer and cuts it at the end of what was asked for.
 fn page(answer: list_xml::Answer, request: &ListRequest) -> Result<ListPage, String> {
-    let list_xml::Answer { mut objects, mut folders, is_truncated } = answer;
+    let list_xml::Answer { mut objects, mut folders, is_truncated, is_lossy: _ } = answer;
     let after = request.after.as_deref().unwrap_or_default();
     let has_after = request.after.is_some();
     if !objects.is_sorted_by(|left, right| left.key < right.key) || !folders.is_sorted_by(|left, right| left < right) {

@@ -15,6 +15,8 @@ pub(super) struct Answer {
     pub objects: Vec<Object>,
     pub folders: Vec<Bytes>,
     pub is_truncated: bool,
+    /// A key holds U+FFFD, which may stand for something else.
+    pub is_lossy: bool,
 }
 
 #[derive(Debug, PartialEq)]
@@ -104,7 +106,7 @@ pub(super) fn parse(body: &[u8], strip: &[u8]) -> Result<Answer, BadAnswer> {
 fn build(rows: &[Row<'_>], folders: &[&[u8]], strip: &[u8], url: bool, is_truncated: bool) -> Result<Answer, BadAnswer> {
     let bytes = rows.iter().map(|row| row.key.map_or(0, <[u8]>::len) + row.etag.len()).sum::<usize>();
     let mut arena = Vec::with_capacity(bytes + folders.iter().map(|folder| folder.len()).sum::<usize>());
-    let mut name = |text: &[u8], arena: &mut Vec<u8>| -> Result<std::ops::Range<usize>, BadAnswer> {
+    let name = |text: &[u8], arena: &mut Vec<u8>| -> Result<std::ops::Range<usize>, BadAnswer> {
         let start = arena.len();
         decode(text, url, arena)?;
         if !arena[start..].starts_with(strip) {
@@ -122,6 +124,7 @@ fn build(rows: &[Row<'_>], folders: &[&[u8]], strip: &[u8], url: bool, is_trunca
         spans.push((key, etag));
     }
     let folder_spans = folders.iter().map(|text| name(text, &mut arena)).collect::<Result<Vec<_>, _>>()?;
+    let is_lossy = memchr::memmem::find(&arena, "\u{FFFD}".as_bytes()).is_some();
     let arena = Bytes::from(arena);
     let mut objects = Vec::with_capacity(rows.len());
     for (row, (key, etag)) in rows.iter().zip(spans) {
@@ -132,7 +135,7 @@ fn build(rows: &[Row<'_>], folders: &[&[u8]], strip: &[u8], url: bool, is_trunca
             version: Version(arena.slice(etag)),
         });
     }
-    Ok(Answer { objects, folders: folder_spans.into_iter().map(|span| arena.slice(span)).collect(), is_truncated })
+    Ok(Answer { objects, folders: folder_spans.into_iter().map(|span| arena.slice(span)).collect(), is_truncated, is_lossy })
 }
 
 enum Tag<'a> {

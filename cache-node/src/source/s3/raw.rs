@@ -3,7 +3,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{BoxError, SdkError};
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Error;
@@ -61,10 +60,9 @@ impl Intercept for Hook {
     }
 }
 
-/// Sends the request that `build` makes, with `prefix` and `after`, and gives the body of a 200 answer as it came.
+/// Sends `call` with `prefix` and `after`, and gives the body of a 200 answer as it came.
 pub(super) async fn list(
-    client: &Client,
-    build: impl FnOnce(ListObjectsV2FluentBuilder) -> ListObjectsV2FluentBuilder,
+    call: ListObjectsV2FluentBuilder,
     prefix: Vec<u8>,
     after: Option<Vec<u8>>,
 ) -> Result<ByteStream, SdkError<ListObjectsV2Error, HttpResponse>> {
@@ -74,7 +72,7 @@ pub(super) async fn list(
         query.push_str(&escaped(&after));
     }
     let slot = Arc::new(Mutex::new(None));
-    build(client.list_objects_v2()).customize().interceptor(Hook { query, body: slot.clone() }).send().await?;
+    call.customize().interceptor(Hook { query, body: slot.clone() }).send().await?;
     let body = slot.lock().ok().and_then(|mut slot| slot.take()).unwrap_or_else(SdkBody::empty);
     Ok(ByteStream::new(body))
 }

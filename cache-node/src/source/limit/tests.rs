@@ -1,0 +1,82 @@
+use std::time::{Duration, Instant};
+
+use super::adaptive::{Adaptive, Kind};
+use super::queue::Queue;
+use super::{Bucket, Priority};
+
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+fn concurrency_grows_while_used_and_latency_is_steady() {
+    let (mut adaptive, now) = (Adaptive::new(256), Instant::now());
+    for _ in 0..400 {
+        let used = adaptive.limit();
+        adaptive.answered(Kind::Read, 20 * MS, used, now);
+    }
+    assert_eq!(adaptive.limit(), 256);
+}
+
+#[test]
+fn concurrency_stays_when_it_is_not_used() {
+    let (mut adaptive, now) = (Adaptive::new(256), Instant::now());
+    let before = adaptive.limit();
+    (0..400).for_each(|_| adaptive.answered(Kind::Read, 20 * MS, 1, now));
+    assert_eq!(adaptive.limit(), before);
+}
+
+#[test]
+fn a_throttled_round_shrinks_once() {
+    let (mut adaptive, now) = (Adaptive::new(256), Instant::now());
+    let before = adaptive.limit();
+    (0..50).for_each(|_| adaptive.throttled(now));
+    assert_eq!(adaptive.limit(), before * 7 / 10);
+    for round in 1..100 {
+        adaptive.throttled(now + round * Duration::from_secs(1));
+    }
+    assert_eq!(adaptive.limit(), 1);
+}
+
+#[test]
+fn a_queue_at_the_source_shrinks_to_the_floor_and_no_further() {
+    let (mut adaptive, now) = (Adaptive::new(256), Instant::now());
+    adaptive.answered(Kind::Read, 10 * MS, 32, now);
+    for step in 0..3000 {
+        adaptive.answered(Kind::Read, 500 * MS, 32, now + step * 100 * MS);
+    }
+    assert!((8..=32).contains(&adaptive.limit()), "{}", adaptive.limit());
+}
+
+#[tokio::test]
+async fn on_demand_goes_first_and_places_come_back() {
+    let queue = Queue::new(2);
+    let first = queue.acquire(Priority::OnDemand).await.expect("free");
+    let second = queue.acquire(Priority::Background).await.expect("free");
+    let background = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.acquire(Priority::Background).await.map(|_| ()) }
+    });
+    tokio::task::yield_now().await;
+    let mut reader = Box::pin(queue.acquire(Priority::OnDemand));
+    assert!(futures::poll!(&mut reader).is_pending());
+    let mut gives_up = Box::pin(queue.acquire(Priority::OnDemand));
+    assert!(futures::poll!(&mut gives_up).is_pending());
+    drop(gives_up);
+    drop(second);
+    let reader = reader.await.expect("its turn");
+    assert!(!background.is_finished());
+    drop((first, reader));
+    background.await.expect("joins").expect("its turn");
+}
+
+#[tokio::test]
+async fn the_bucket_holds_its_rate() {
+    let bucket = Bucket::new(1000.0);
+    let started = Instant::now();
+    for _ in 0..10 {
+        bucket.take(60.0, Priority::Background).await;
+    }
+    bucket.take(60.0, Priority::OnDemand).await;
+    // 660 tokens at 1000 a second, 250 of them saved up; the last may be a debt.
+    let elapsed = started.elapsed();
+    assert!(elapsed >= Duration::from_millis(330), "{elapsed:?}");
+}
