@@ -1,5 +1,7 @@
 //! Integration tests of the node, one binary.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod crash;
+mod fuse;
 mod s3_server;
 mod source_suite;

@@ -1,0 +1,231 @@
+//! The session through the real kernel, on a tree whose every byte is known.
+
+pub(crate) mod child;
+pub(crate) mod tree;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::Duration;
+
+use forebay_mounter::MountError;
+use forebay_mounter::{busy, device};
+use tempfile::TempDir;
+
+use child::Mount;
+use tree::{Plan, first_wrong};
+
+/// A folder with a mount point, a place for local files and a socket.
+pub(crate) struct Bench {
+    pub(crate) folder: TempDir,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        fs::create_dir(folder.path().join("mount")).unwrap();
+        Self { folder }
+    }
+    pub(crate) fn mount(&self) -> Mount {
+        Mount::new(&self.folder.path().join("mount"), &self.folder.path().join("holder.sock"))
+    }
+    pub(crate) fn local(&self, plan: Plan) -> Plan {
+        let plan = Plan { local: Some(self.folder.path().join("local")), ..plan };
+        plan.write_local();
+        plan
+    }
+}
+
+/// Whether this machine lets us mount; without it the tests here have nothing to say.
+pub(crate) fn can_mount() -> bool {
+    let can = rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists();
+    if !can {
+        eprintln!("skipped: needs root and /dev/fuse");
+    }
+    can
+}
+
+fn check_file(plan: &Plan, mount_point: &Path, file: u64) {
+    let size = plan.size(file);
+    let opened = File::open(mount_point.join(plan.path(file))).unwrap();
+    assert_eq!(opened.metadata().unwrap().size(), size);
+    let mut bytes = vec![0; size as usize];
+    opened.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(first_wrong(file, 0, &bytes), None, "file {file}");
+    assert_eq!(opened.read_at(&mut [0; 8], size).unwrap(), 0, "after the end");
+}
+
+/// Reads around every page boundary, one byte before to one byte after.
+fn check_page_boundaries(plan: &Plan, mount_point: &Path, file: u64) {
+    let opened = File::open(mount_point.join(plan.path(file))).unwrap();
+    let size = plan.size(file);
+    for boundary in (0..=size + 4096).step_by(4096) {
+        for offset in [boundary.saturating_sub(1), boundary, boundary + 1] {
+            for len in [1, 2, 4095, 4096, 4097] {
+                let mut bytes = vec![0; len];
+                let read = opened.read_at(&mut bytes, offset).unwrap();
+                assert_eq!(read as u64, size.saturating_sub(offset).min(len as u64), "file {file} at {offset}");
+                assert_eq!(first_wrong(file, offset, &bytes[..read]), None, "file {file} at {offset}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_byte_of_the_tree_is_right_however_it_is_read() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let base = Plan { directories: 3, files_each: 9, size_base: 0, size_step: 4095, size_modulus: 40_000, ..Plan::default() };
+    let plans = [
+        bench.local(Plan { passthrough_every: 2, slow_every: 3, slow_ms: 1, ..base.clone() }),
+        Plan { slow_every: 2, slow_ms: 1, ..base.clone() },
+        Plan { no_open: true, ..base },
+    ];
+    for plan in plans {
+        let mount = bench.mount();
+        let _daemon = child::daemon(&mount.socket, &plan);
+        mount.wait_until_ready();
+        let mut found = 0;
+        for directory in fs::read_dir(&mount.mount_point).unwrap() {
+            for file in fs::read_dir(directory.unwrap().path()).unwrap() {
+                let file = file.unwrap();
+                let number: u64 = file.file_name().to_str().unwrap()[1..].parse().unwrap();
+                assert_eq!(file.metadata().unwrap().size(), plan.size(number));
+                check_file(&plan, &mount.mount_point, number);
+                check_page_boundaries(&plan, &mount.mount_point, number);
+                found += 1;
+            }
+        }
+        assert_eq!(found, plan.files());
+        assert_eq!(mount.hold.status().no_open, plan.no_open);
+        let passed_through = (0..plan.files()).filter(|file| plan.is_passed_through(*file) && plan.local.is_some()).count();
+        assert_eq!(mount.hold.status().backing_ids, passed_through, "each passed-through file is registered once");
+    }
+}
+
+#[test]
+fn the_mount_is_read_only_and_says_what_it_is() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let plan = Plan::default();
+    let mount = bench.mount();
+    let _daemon = child::daemon(&mount.socket, &plan);
+    mount.wait_until_ready();
+    let refused = |result: io::Result<()>| assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EROFS));
+    let file = mount.mount_point.join(plan.path(3));
+    refused(fs::write(&file, "x"));
+    refused(fs::remove_file(&file));
+    refused(fs::create_dir(mount.mount_point.join("new")));
+    refused(File::create(mount.mount_point.join("new")).map(drop));
+    refused(fs::rename(&file, mount.mount_point.join("other")));
+    assert_eq!(File::open(mount.mount_point.join("absent")).unwrap_err().kind(), io::ErrorKind::NotFound);
+
+    let of = rustix::fs::statvfs(&mount.mount_point).unwrap();
+    assert!(of.f_blocks * of.f_frsize >= (0..plan.files()).map(|file| plan.size(file)).sum());
+    let mut value = [0; 64];
+    let bytes = rustix::fs::getxattr(&file, "user.forebay.source", &mut value).unwrap();
+    assert_eq!(&value[..bytes], b"memory:");
+    assert_eq!(rustix::fs::getxattr(&file, "user.other", &mut value), Err(rustix::io::Errno::NODATA));
+    let locked = File::open(&file).unwrap();
+    rustix::fs::flock(&locked, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    rustix::fs::fcntl_lock(&locked, rustix::fs::FlockOperation::NonBlockingLockShared).unwrap();
+}
+
+#[test]
+fn a_busy_mount_is_reported_with_who_holds_it() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let plan = Plan::default();
+    let mount = bench.mount();
+    let _daemon = child::daemon(&mount.socket, &plan);
+    mount.wait_until_ready();
+    let open = File::open(mount.mount_point.join(plan.path(0))).unwrap();
+    assert!(matches!(mount.hold.unmount(), Err(MountError::Busy { .. })));
+    let users = busy::users(&mount.mount_point);
+    assert_eq!(users.len(), 1, "{users:?}");
+    assert_eq!(users[0].pid, std::process::id());
+    check_file(&plan, &mount.mount_point, 1);
+    drop(open);
+    mount.hold.unmount().unwrap();
+    assert!(!device::is_mounted(&mount.mount_point));
+}
+
+#[test]
+fn no_open_outlives_its_daemon() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let plan = Plan { no_open: true, ..Plan::default() };
+    let mount = bench.mount();
+    let mut daemon = child::daemon(&mount.socket, &plan);
+    mount.wait_until_ready();
+    check_file(&plan, &mount.mount_point, 0);
+    assert!(mount.hold.status().no_open);
+    daemon.kill();
+    // The next one would answer OPEN, were it asked.
+    let _daemon = child::daemon(&mount.socket, &Plan { no_open: false, ..plan.clone() });
+    mount.wait_until_ready();
+    let status = mount.hold.status();
+    assert!(status.no_open && status.epoch == 2);
+    for file in 0..plan.files() {
+        check_file(&plan, &mount.mount_point, file);
+    }
+}
+
+#[test]
+fn reads_fail_and_show_no_zeros_when_the_holder_dies_too() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let plan = bench.local(Plan { passthrough_every: 2, ..Plan::default() });
+    let (mount_point, socket) = (bench.folder.path().join("mount"), bench.folder.path().join("holder.sock"));
+    let mut holder = child::holder(&mount_point, &socket);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let mut daemon = loop {
+        assert!(std::time::Instant::now() < deadline, "no holder");
+        if forebay_node::handover::Handover::connect(&socket).is_ok() {
+            break child::daemon(&socket, &plan);
+        }
+    };
+    // The first lookup waits in the kernel for the daemon.
+    let files: Vec<(u64, File)> = (0..8).map(|file| (file, File::open(mount_point.join(plan.path(file))).unwrap())).collect();
+    let mut byte = [0; 1];
+    for (_, file) in &files {
+        file.read_exact_at(&mut byte, 0).unwrap();
+    }
+    daemon.kill();
+    holder.kill();
+    let mut failed = 0;
+    for (number, file) in &files {
+        let mut bytes = vec![0; plan.size(*number) as usize];
+        let mut at = 0;
+        while at < bytes.len() {
+            match file.read_at(&mut bytes[at..], at as u64) {
+                Ok(0) => panic!("file {number} ends at {at} of {}", bytes.len()),
+                Ok(read) => {
+                    assert_eq!(first_wrong(*number, at as u64, &bytes[at..at + read]), None);
+                    at += read;
+                }
+                Err(error) => {
+                    assert!(matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::EIO | libc::ECONNABORTED)), "{error}");
+                    failed += 1;
+                    break;
+                }
+            }
+        }
+    }
+    // Half of the files are passed through: the kernel goes on reading those by itself.
+    assert!(failed >= 1, "a read that must ask a daemon can't succeed");
+    assert!(File::open(mount_point.join(plan.path(9))).is_err());
+    drop(files);
+    device::unmount(&mount_point).unwrap();
+}
