@@ -1,6 +1,7 @@
 //! The node of Forebay: sources, manifest, store, fill and the FUSE session that serves them as a folder.
 //! Only `node` builds the parts and joins them.
 
+pub mod access;
 pub mod block;
 pub mod control;
 pub mod evict;

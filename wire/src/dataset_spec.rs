@@ -2,6 +2,12 @@
 //! Knows what each field may hold and which go together. Does not know whether a bucket exists.
 //! Changes: a new optional field is safe; a new meaning, a removed field or a narrower value is breaking.
 
+pub mod file;
+mod location;
+#[cfg(test)]
+mod tests;
+mod validate;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -140,7 +146,7 @@ pub enum Sync {
     Never,
 }
 
-/// Owner and mode of everything in the data set. Modes hold permission bits only, without write bits.
+/// Owner and mode of everything in the data set. Modes hold the nine permission bits only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permissions {
     pub uid: u32,

@@ -2,10 +2,14 @@
 //! Knows formats and what a valid value is. Does not know Kubernetes, FUSE, files on disk, or how anything is done.
 //! Invariant: a value of a type outside a `file` module is valid; nothing here prints a secret.
 
+mod check;
 pub mod dataset_spec;
 pub mod id;
 pub mod node_config;
+pub mod node_service;
 pub mod problem;
 pub mod rule;
+pub mod schema;
 pub mod secret;
 pub mod unit;
+mod yaml;

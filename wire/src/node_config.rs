@@ -2,6 +2,10 @@
 //! Knows what is allowed. Does not know any data set.
 //! Changes: a new optional field is safe; a new meaning, a removed field or a narrower value is breaking.
 
+pub mod file;
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -25,7 +29,7 @@ pub const CAPACITY_PERCENT: u8 = 80;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// Fastest first; at least one.
+    /// Fastest first; no folder lies inside another. Empty when the file names none: then the program takes a folder of its own choice.
     pub tiers: Vec<Tier>,
     /// A power of two from 64 KiB to 16 MiB.
     pub block_size: ByteSize,

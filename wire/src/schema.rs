@@ -1,0 +1,14 @@
+//! The JSON schemas of the files a user writes, made from the types that read them.
+
+use crate::dataset_spec::file::DatasetFile;
+use crate::node_config::file::NodeConfigFile;
+
+/// Of a Dataset file.
+pub fn dataset() -> serde_json::Value {
+    schemars::schema_for!(DatasetFile).to_value()
+}
+
+/// Of a node's own file.
+pub fn node_config() -> serde_json::Value {
+    schemars::schema_for!(NodeConfigFile).to_value()
+}

@@ -1,0 +1,31 @@
+//! The schemas of the files a user writes, kept so that a change is seen in review. `UPDATE_GOLDEN=1` writes them.
+
+use std::path::Path;
+
+fn check(name: &str, schema: &serde_json::Value) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let text = format!("{}\n", serde_json::to_string_pretty(schema).unwrap());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(golden == text, "{name} is stale: look at the change, then run UPDATE_GOLDEN=1 cargo test -p forebay-wire");
+}
+
+#[test]
+fn the_schema_of_a_dataset_is_the_golden_one() {
+    check("dataset.schema.json", &forebay_wire::schema::dataset());
+}
+
+#[test]
+fn the_schema_of_a_node_config_is_the_golden_one() {
+    check("node-config.schema.json", &forebay_wire::schema::node_config());
+}
+
+#[test]
+fn every_field_is_described() {
+    for schema in [forebay_wire::schema::dataset(), forebay_wire::schema::node_config()] {
+        assert!(schema["description"].is_string());
+        assert_eq!(schema["additionalProperties"], false);
+    }
+}
