@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use forebay_wire::dataset_spec::{self, Location, SourceSpec};
+use forebay_wire::dataset_spec::{CaBundleRef, Location, SourceSpec};
 use forebay_wire::node_config::{AmbientCredentials, NodeConfig};
-
-use crate::source::{Addressing, Credentials, S3Options, SourceConfig};
+use forebay_wire::secret::{Credentials, Secret, SourceAccess};
 
 /// No key of any provider is longer; a Google key file has some 3 KiB.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
@@ -29,42 +28,26 @@ pub enum AccessError {
     Unusable { origin: String, path: PathBuf, problem: &'static str },
 }
 
-/// What `source::open` needs for `spec`. Reads the files it names; blocks on the disk.
-pub fn resolve(spec: &SourceSpec, node: &NodeConfig) -> Result<SourceConfig, AccessError> {
-    let origin = spec.to_string();
-    let (s3, credentials) = match &spec.location {
-        Location::File(_) => (S3Options::default(), Credentials::Anonymous),
-        Location::S3(s3) => {
-            let credentials = match &spec.secret {
-                Some(name) => Credentials::Keys(keys(&origin, name, node)?),
-                None if s3.anonymous || node.ambient_credentials == AmbientCredentials::Deny => Credentials::Anonymous,
-                None => Credentials::Ambient,
-            };
-            let ca_bundle_pem = match &s3.ca_bundle {
-                Some(reference) => Some(ca_bundle(&origin, reference, node)?),
-                None => None,
-            };
-            let addressing = match s3.addressing {
-                dataset_spec::Addressing::Auto => Addressing::Auto,
-                dataset_spec::Addressing::Path => Addressing::Path,
-                dataset_spec::Addressing::VirtualHost => Addressing::VirtualHost,
-            };
-            let options = S3Options {
-                endpoint: s3.endpoint.clone(),
-                region: s3.region.clone(),
-                addressing,
-                ca_bundle_pem,
-                requester_pays: s3.requester_pays,
-                role_arn: s3.role_arn.clone(),
-            };
-            (options, credentials)
-        }
+/// What `source::open` needs besides `spec`. Reads the files it names; blocks on the disk.
+pub fn resolve(spec: &SourceSpec, node: &NodeConfig) -> Result<SourceAccess, AccessError> {
+    let Location::S3(s3) = &spec.location else {
+        return Ok(SourceAccess { credentials: Credentials::Anonymous, ca_bundle: None });
     };
-    Ok(SourceConfig { uri: origin, s3, credentials })
+    let origin = spec.to_string();
+    let credentials = match &spec.secret {
+        Some(name) => Credentials::Keys(keys(&origin, name, node)?),
+        None if s3.anonymous || node.ambient_credentials == AmbientCredentials::Deny => Credentials::Anonymous,
+        None => Credentials::Ambient,
+    };
+    let ca_bundle = match &s3.ca_bundle {
+        Some(reference) => Some(ca_bundle(&origin, reference, node)?),
+        None => None,
+    };
+    Ok(SourceAccess { credentials, ca_bundle })
 }
 
 /// Every file of the secret's folder, by name; hidden ones (`..data`, as Kubernetes mounts have them) are left out.
-fn keys(origin: &str, name: &str, node: &NodeConfig) -> Result<BTreeMap<String, String>, AccessError> {
+fn keys(origin: &str, name: &str, node: &NodeConfig) -> Result<BTreeMap<String, Secret>, AccessError> {
     const WHAT: &str = "secret";
     let Some(folder) = &node.secrets else {
         return Err(AccessError::NoFolder {
@@ -87,19 +70,19 @@ fn keys(origin: &str, name: &str, node: &NodeConfig) -> Result<BTreeMap<String, 
             problem: "bytes that are no text: write the key's value only",
         })?;
         // An editor's last newline is no part of a key.
-        keys.insert(key.to_owned(), value.trim_end_matches(['\n', '\r']).to_owned());
+        keys.insert(key.to_owned(), Secret::new(value.trim_end_matches(['\n', '\r'])));
     }
     for key in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
-        if keys.get(key).is_none_or(String::is_empty) {
+        if keys.get(key).is_none_or(|value| value.expose().is_empty()) {
             return Err(AccessError::Incomplete { origin: origin.to_owned(), path, key });
         }
     }
     Ok(keys)
 }
 
-fn ca_bundle(origin: &str, reference: &dataset_spec::CaBundleRef, node: &NodeConfig) -> Result<Vec<u8>, AccessError> {
+fn ca_bundle(origin: &str, reference: &CaBundleRef, node: &NodeConfig) -> Result<String, AccessError> {
     const WHAT: &str = "CA bundle";
-    let dataset_spec::CaBundleRef { name, key } = reference;
+    let CaBundleRef { name, key } = reference;
     let Some(folder) = &node.secrets else {
         return Err(AccessError::NoFolder { origin: origin.to_owned(), what: WHAT, name: name.clone(), key: key.clone() });
     };
@@ -110,17 +93,15 @@ fn ca_bundle(origin: &str, reference: &dataset_spec::CaBundleRef, node: &NodeCon
         path: path.clone(),
         cause,
     })?;
-    if !pem.windows(CERTIFICATE.len()).any(|window| window == CERTIFICATE) {
-        return Err(AccessError::Unusable {
+    match String::from_utf8(pem) {
+        Ok(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => Ok(pem),
+        _ => Err(AccessError::Unusable {
             origin: origin.to_owned(),
             path,
             problem: "no certificate in PEM: it must contain -----BEGIN CERTIFICATE-----",
-        });
+        }),
     }
-    Ok(pem)
 }
-
-const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// The whole file, if it is a file of at most `bytes_max`.
 fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
@@ -161,11 +142,10 @@ mod tests {
         let error = resolve(&spec, &node(folder.path())).unwrap_err().to_string();
         assert!(error.contains("lacks AWS_SECRET_ACCESS_KEY") && !error.contains("CANARY"), "{error}");
         std::fs::write(secret.join("AWS_SECRET_ACCESS_KEY"), CANARY).unwrap();
-        let config = resolve(&spec, &node(folder.path())).unwrap();
-        assert!(!format!("{config:?}").contains("CANARY"));
-        let Credentials::Keys(keys) = config.credentials else { panic!("no keys") };
-        assert_eq!(keys["AWS_ACCESS_KEY_ID"], CANARY);
-        assert_eq!(config.uri, "s3://abc/x/");
+        let access = resolve(&spec, &node(folder.path())).unwrap();
+        assert!(!format!("{access:?}").contains("CANARY"));
+        let Credentials::Keys(keys) = access.credentials else { panic!("no keys") };
+        assert_eq!(keys["AWS_ACCESS_KEY_ID"].expose(), CANARY);
     }
 
     #[test]
@@ -196,6 +176,6 @@ mod tests {
         let spec = spec("  s3: { caBundleRef: { name: corp } }\n");
         assert!(matches!(resolve(&spec, &node(folder.path())), Err(AccessError::Unusable { .. })));
         std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n").unwrap();
-        assert!(resolve(&spec, &node(folder.path())).unwrap().s3.ca_bundle_pem.is_some());
+        assert!(resolve(&spec, &node(folder.path())).unwrap().ca_bundle.is_some());
     }
 }

@@ -1,6 +1,7 @@
 //! Secrets: values that print as `***` and can be read at one place only, `expose`.
 //! Invariant: neither `Debug`, `Display` nor serde ever gives a secret away.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A value that is never printed or serialized.
@@ -29,6 +30,25 @@ impl fmt::Display for Secret {
     }
 }
 
+/// Who a source's requests are signed as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// What the provider's default chain finds: environment, files in the home folder, the machine's role.
+    Ambient,
+    /// Requests aren't signed.
+    Anonymous,
+    /// Keys under the provider's own names (`AWS_ACCESS_KEY_ID`, ...), as a Kubernetes Secret holds them.
+    Keys(BTreeMap<String, Secret>),
+}
+
+/// What a source needs besides its spec: resolved from the references in it, in memory only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceAccess {
+    pub credentials: Credentials,
+    /// Certificates in PEM that are trusted beside the system's; public, yet from the same place.
+    pub ca_bundle: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,13 +56,9 @@ mod tests {
     #[test]
     fn a_secret_prints_as_stars() {
         let canary = "AKIACANARY0123456789";
-        #[derive(Debug)]
-        struct Holder {
-            #[expect(dead_code, reason = "only printed")]
-            key: Option<Secret>,
-        }
-        let holder = Holder { key: Some(Secret::new(canary)) };
-        for text in [format!("{holder:?}"), format!("{holder:#?}"), Secret::new(canary).to_string()] {
+        let keys = BTreeMap::from([("AWS_ACCESS_KEY_ID".to_owned(), Secret::new(canary))]);
+        let access = SourceAccess { credentials: Credentials::Keys(keys), ca_bundle: None };
+        for text in [format!("{access:?}"), format!("{access:#?}"), Secret::new(canary).to_string()] {
             assert!(text.contains("***") || text == "***", "{text}");
             assert!(!text.contains("CANARY"), "{text}");
         }

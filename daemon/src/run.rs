@@ -1,0 +1,85 @@
+//! The skeleton of a long-running process: a runtime, a stop signal, a health, maybe an endpoint; then the process' own work.
+//! Knows the order of start and stop. Does not know the work.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+
+use crate::health::Health;
+use crate::logging::chain;
+use crate::metrics;
+use crate::shutdown::{self, Shutdown};
+
+/// What is still on its way when everything was told to stop gets this long.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("listen to signals")]
+    Signals(#[source] io::Error),
+    #[error(transparent)]
+    Listen(#[from] metrics::ListenError),
+}
+
+/// What the work is given.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub shutdown: Shutdown,
+    pub trigger: shutdown::Trigger,
+    pub health: Arc<Health>,
+    /// Where metrics are answered, with the port that was taken.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Runs `work` until it returns; answers metrics meanwhile. Blocks the calling thread.
+pub fn run<W, F, T>(address: Option<SocketAddr>, registry: Arc<Registry>, work: W) -> Result<T, RunError>
+where
+    W: FnOnce(Parts) -> F,
+    F: Future<Output = T>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
+    let result = runtime.block_on(async {
+        let (shutdown, trigger) = shutdown::on_signals().map_err(RunError::Signals)?;
+        let health = Arc::new(Health::default());
+        let mut local = None;
+        if let Some(address) = address {
+            let listener = metrics::listen(address).await?;
+            local = listener.local_addr().ok();
+            let server = metrics::serve(listener, registry, health.clone(), shutdown.clone());
+            tokio::spawn(async move {
+                if let Err(error) = server.await {
+                    tracing::warn!(error = %chain(&error), "the metrics endpoint ended");
+                }
+            });
+        }
+        let value = work(Parts { shutdown, trigger: trigger.clone(), health: health.clone(), metrics: local }).await;
+        health.set_stopping();
+        trigger.stop();
+        Ok(value)
+    });
+    runtime.shutdown_timeout(STOP_WITHIN);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_work_gets_a_port_and_its_value_comes_back() {
+        let value = run(Some("127.0.0.1:0".parse().unwrap()), Arc::new(Registry::default()), |parts| async move {
+            assert_ne!(parts.metrics.unwrap().port(), 0);
+            parts.trigger.stop();
+            parts.shutdown.wait().await;
+            7
+        });
+        assert_eq!(value.unwrap(), 7);
+    }
+}
