@@ -46,11 +46,31 @@ fmt-check: ## fail if a source isn't formatted
 
 .PHONY: deny
 deny: $(DENY) ## dependency arrows, licences, origins (deny.toml); needs no network
+	@$(CARGO) fetch --locked --quiet
 	$(DENY) --locked --offline check --hide-inclusion-graph bans licenses sources
 
-# `cargo fetch` first: cargo-deny works offline on what the lock file names.
 $(DENY):
 	$(CARGO) install --locked cargo-deny@$(DENY_VERSION) --root $(FOREBAY_CACHE)/tools/cargo-deny-$(DENY_VERSION)
+
+BENCH_FOLDER ?= $(CACHE_HOME)/forebay-bench
+ROWS ?=
+# With SHORT=1 the report goes beside the data: figures of a small run are not for the docs.
+.PHONY: bench
+bench: release ## measure against a local folder; ROWS="steady walk" chooses rows, SHORT=1 is small and only checks that ratios come out
+	$(FOREBAY_RELEASE)/forebay-bench suite --node $(FOREBAY_RELEASE)/forebay-node \
+		$(if $(SHORT),--short --clean --folder $(BENCH_FOLDER)-short --report $(BENCH_FOLDER)-short/report,--folder $(BENCH_FOLDER) --report docs) $(ROWS)
+
+.PHONY: demo
+demo: ## real images from an S3 server on loopback through a mount, cold and warm, every byte compared
+	bench/demo/run.sh
+
+.PHONY: demo-stop
+demo-stop: ## stop what `make demo` left running
+	bench/demo/run.sh stop
+
+.PHONY: torture
+torture: ## the long forms of the tests: hours, not minutes
+	FOREBAY_TORTURE=1 $(CARGO) test --workspace --locked --release --no-fail-fast -- --nocapture
 
 .PHONY: tidy
 tidy: ## the checks of our own: rooms' words, lengths, links, rules and their tests

@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Real images from a real S3 server through a mount: one epoch cold, one warm, one from a plain local copy; every byte compared.
+# Needs Debian or Ubuntu, root (for apt-get and mount), Rust and a C compiler. DEMO_FILES=n takes n images, DEMO_STOP=1 leaves nothing running.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+files=${DEMO_FILES:-2000}
+home=${XDG_CACHE_HOME:-$HOME/.cache}/forebay-demo
+release=${FOREBAY_RELEASE:?run this by "make demo"}
+node=$release/forebay-node
+bench=$release/forebay-bench
+python=/usr/bin/python3
+mount=$home/data
+export FOREBAY_RUN=$home/run
+export AWS_ACCESS_KEY_ID=forebay AWS_SECRET_ACCESS_KEY=forebay-loopback-only
+
+step="begin"
+say() { step=$1; printf '%s\n' "== $1"; }
+
+stop() {
+    if mountpoint -q "$mount"; then "$node" unmount "$mount" || return 1; fi
+    if [ -s "$home/server.pid" ]; then
+        pid=$(cat "$home/server.pid")
+        # Only if that number still is our server.
+        if [ -e "/proc/$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q "forebay-bench serve"; then kill "$pid"; fi
+        rm -f "$home/server.pid"
+    fi
+}
+
+if [ "${1:-}" = stop ]; then
+    stop
+    echo "The demo is stopped. Its files are in $home; remove them when you like."
+    exit 0
+fi
+
+failed() {
+    code=$?
+    trap - ERR EXIT
+    echo
+    echo "make demo failed at the step: $step"
+    [ -s "$home/step.log" ] && { echo "what it said last:"; tail -n 15 "$home/step.log" | sed 's/^/    /'; }
+    stop >/dev/null 2>&1 || echo "the mount at $mount is still there: see $node status $mount"
+    exit "$code"
+}
+trap failed ERR
+# Runs a command quietly; what it says is shown when it fails.
+quiet() { "$@" >"$home/step.log" 2>&1; }
+
+mkdir -p "$home"
+: >"$home/step.log"
+
+say "check this machine"
+[ "$(id -u)" = 0 ] || { echo "the demo installs packages and mounts: run it as root" >"$home/step.log"; false; }
+[ -c /dev/fuse ] || { echo "there is no /dev/fuse: modprobe fuse, or give the container --device /dev/fuse" >"$home/step.log"; false; }
+command -v apt-get >/dev/null || { echo "the demo takes its images and its PNG decoder from Debian packages: apt-get is missing" >"$home/step.log"; false; }
+stop
+
+say "install openclipart-png (131 MB) and Pillow"
+if ! dpkg -s openclipart-png python3-pil >/dev/null 2>&1; then
+    quiet apt-get update
+    quiet env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends openclipart-png python3 python3-pil
+fi
+
+say "build (release; kept in $(dirname "$release") for the next time)"
+if [ "${DEMO_BUILT:-}" != 1 ]; then make --no-print-directory release; fi
+
+say "choose $files images"
+rm -rf "$home/control" "$home/buckets" "$home/cache" "$home/run"
+mkdir -p "$home/control" "$home/buckets/clipart" "$home/cache" "$home/run" "$mount"
+dpkg -L openclipart-png | grep '\.png$' | sort >"$home/images"
+total=$(wc -l <"$home/images")
+[ "$total" -gt 0 ] || { echo "the package openclipart-png holds no .png file" >"$home/step.log"; false; }
+awk -v total="$total" -v wanted="$files" 'int(NR * wanted / total) > int((NR - 1) * wanted / total)' "$home/images" |
+    while read -r image; do
+        folder=$home/control/$(basename "$(dirname "$image")")
+        mkdir -p "$folder"
+        # A name may be there twice in folders of the same name: the first wins.
+        [ -e "$folder/$(basename "$image")" ] || cp -L "$image" "$folder/"
+    done
+
+say "start an S3 server on loopback and fill the bucket"
+rm -f "$home/endpoint"
+setsid "$bench" serve "$home/buckets" --ready "$home/endpoint" >"$home/server.log" 2>&1 </dev/null &
+echo $! >"$home/server.pid"
+for _ in $(seq 100); do [ -s "$home/endpoint" ] && break; sleep 0.1; done
+[ -s "$home/endpoint" ] || { cp "$home/server.log" "$home/step.log"; false; }
+endpoint=$(cat "$home/endpoint")
+quiet "$bench" put "$home/control" --endpoint "$endpoint" --bucket clipart --prefix train/
+
+say "mount s3://clipart/train/ at $mount"
+cat >"$home/dataset.yaml" <<YAML
+apiVersion: forebay.dev/v1alpha1
+kind: Dataset
+metadata: { name: clipart }
+spec:
+  source: s3://clipart/train/
+  s3: { endpoint: "$endpoint", region: us-east-1, addressing: Path }
+YAML
+cat >"$home/node.yaml" <<YAML
+apiVersion: forebay.dev/v1alpha1
+kind: NodeConfig
+tiers:
+  - { path: "$home/cache", capacity: 50%, keepFreePercent: 5 }
+YAML
+quiet "$node" mount "$home/dataset.yaml" "$mount" --config "$home/node.yaml"
+
+counter() { curl -fsS "$endpoint/_counters" | sed 's/.*"body_bytes":\([0-9]*\).*/\1/'; }
+command -v curl >/dev/null || counter() { "$python" -c "import json,urllib.request;print(json.load(urllib.request.urlopen('$endpoint/_counters'))['body_bytes'])"; }
+epoch() { "$python" bench/demo/epoch.py decode "$1" "$2" 2>"$home/step.log"; }
+
+before=$(counter)
+say "epoch 1 from the mount, cold"
+cold=$(epoch "$mount" 1)
+say "epoch 2 from the mount, warm"
+warm=$(epoch "$mount" 2)
+after=$(counter)
+say "the same epoch from a plain local copy"
+control=$(epoch "$home/control" 2)
+say "compare every byte with the local copy"
+quiet "$python" bench/demo/epoch.py verify "$mount" "$home/control"
+
+memory=0
+for pid in /proc/[0-9]*; do
+    if tr '\0' '\n' <"$pid/environ" 2>/dev/null | grep -qxF "FOREBAY_RUN=$FOREBAY_RUN" && grep -q '^forebay-node' "$pid/comm" 2>/dev/null; then
+        memory=$((memory + $(awk '/^RssAnon:/ { print $2 }' "$pid/status")))
+    fi
+done
+
+"$python" - "$cold" "$warm" "$control" "$((after - before))" "$memory" <<'PYTHON'
+import json, sys
+cold, warm, control = (json.loads(text) for text in sys.argv[1:4])
+fetched, memory = int(sys.argv[4]), int(sys.argv[5])
+print(f"\n{control['files']} PNGs, {control['bytes'] / 1e6:.0f} MB, read and decoded by Pillow; every byte is the same as in the local copy\n")
+print(f"{'epoch':<22}{'files/s':>10}{'MB/s':>10}{'of local':>10}")
+for name, run in (("mount, cold", cold), ("mount, warm", warm), ("local copy", control)):
+    rate = run["files"] / run["seconds"]
+    print(f"{name:<22}{rate:>10.0f}{run['bytes'] / 1e6 / run['seconds']:>10.1f}{rate / (control['files'] / control['seconds']):>10.2f}")
+print(f"\nsource bytes / data set bytes after both epochs: {fetched / control['bytes']:.3f}")
+print(f"anonymous memory of daemon and holder: {memory / 1024:.0f} MiB")
+PYTHON
+
+trap - ERR
+if [ "${DEMO_STOP:-}" = 1 ]; then
+    stop
+    exit 0
+fi
+cat <<TEXT
+
+The mount stays. Try next:
+  FOREBAY_RUN=$FOREBAY_RUN $node status $mount
+  kill -9 \$(pgrep -f 'forebay-node serve') && sha1sum $mount/*/* | tail -3      # no read fails
+  make demo-stop
+TEXT
