@@ -13,7 +13,7 @@ use super::loose::{LooseFile, split};
 use super::{Adopted, Current, Filesystem, Invalidation};
 use crate::block::ObjectRef;
 use crate::fill::chain;
-use crate::manifest::{Change, ContentId, EntryKind, FoundKind, Manifest, ManifestError, PathHash, RemovedEntry, What, diff, directory_id};
+use crate::manifest::{Change, ContentId, EntryKind, FoundKind, Manifest, ManifestError, ManifestObject, PathHash, RemovedEntry, What, diff, directory_id};
 
 /// Files up to this size on average are "small": opening them costs more than reading them.
 const SMALL_FILE_BYTES: u64 = 1 << 20;
@@ -27,7 +27,7 @@ pub struct Adoption {
     pub removed: u64,
     pub replaced: u64,
     /// Object versions that no name leads to any more; to be freed when the kernel had time to let go of them.
-    pub lost: Vec<ObjectRef>,
+    pub lost: Vec<(ContentId, ObjectRef)>,
 }
 
 impl Filesystem {
@@ -56,7 +56,9 @@ impl Filesystem {
             }
             None => self.remember_on_demand(&next)?,
         }
-        self.previous.store(before.clone());
+        if before.as_ref().is_none_or(|before| !Arc::ptr_eq(&before.manifest, &next.manifest)) {
+            self.previous.store(before.clone());
+        }
         self.current.store(Some(next.clone()));
         self.decide_serving(&next.manifest);
         if let Some(before) = &before {
@@ -162,17 +164,9 @@ impl Filesystem {
     }
 
     fn remember_lost(&self, before: &Current, change: &Change<'_>, adoption: &mut Adoption) -> Result<(), ManifestError> {
-        let old = match change.what {
-            What::Removed { id } => id,
-            What::Replaced { old, .. } => old,
-            What::Added { .. } | What::Touched { .. } => return Ok(()),
-        };
-        let Some(found) = before.manifest.find_found(old)?.filter(|found| matches!(found.kind, FoundKind::File { .. })) else {
-            return Ok(());
-        };
-        let object = before.manifest.object(found.index)?;
+        let Some((old, object)) = lost_file(&before.manifest, change)? else { return Ok(()) };
         if adoption.lost.len() < LOST_MAX {
-            adoption.lost.push(object.object);
+            adoption.lost.push((old, object.object));
         }
         if !self.kernel_attached.load(Ordering::Acquire) {
             return Ok(());
@@ -247,6 +241,24 @@ impl Adoption {
     }
 }
 
+/// The file version that a change took away, if it was a file's.
+fn lost_file(before: &Manifest, change: &Change<'_>) -> Result<Option<(ContentId, ManifestObject)>, ManifestError> {
+    let old = match change.what {
+        What::Removed { id } => id,
+        What::Replaced { old, .. } => old,
+        What::Added { .. } | What::Touched { .. } => return Ok(None),
+    };
+    match before.find_found(old)?.filter(|found| matches!(found.kind, FoundKind::File { .. })) {
+        Some(found) => Ok(Some((old, before.object(found.index)?))),
+        None => Ok(None),
+    }
+}
+
+/// The object version that a change took away, if it was a file's.
+pub fn lost_by(before: &Manifest, change: &Change<'_>) -> Result<Option<(ContentId, ObjectRef)>, ManifestError> {
+    Ok(lost_file(before, change)?.map(|(id, object)| (id, object.object)))
+}
+
 fn removed_entry(file: &LooseFile) -> RemovedEntry {
     RemovedEntry {
         id: file.id,
@@ -264,6 +276,20 @@ pub fn bytes_below(manifest: &Manifest, path: &[u8]) -> Result<u64, ManifestErro
     let mut total = 0;
     for_each_below(manifest, path, &mut |_, size| total += size)?;
     Ok(total)
+}
+
+/// Whether the manifest has a file or folder at `path`.
+pub fn exists(manifest: &Manifest, path: &[u8]) -> Result<bool, ManifestError> {
+    let mut directory = Some(manifest.root());
+    for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+        let Some(above) = directory else { return Ok(false) };
+        match manifest.lookup_found(above, part)?.map(|found| found.kind) {
+            None => return Ok(false),
+            Some(FoundKind::Directory(below)) => directory = Some(below),
+            Some(FoundKind::File { .. }) => directory = None,
+        }
+    }
+    Ok(true)
 }
 
 /// Calls `visit` with number and size of each file at or below `path` (with or without a leading `/`). The stack is the tree's depth.

@@ -9,7 +9,16 @@ use super::loose::{LooseFile, object_of};
 use super::{Current, Error, Filesystem, NodeId};
 use crate::block::ObjectRef;
 use crate::fill::{FileObject, chain};
-use crate::manifest::{ContentId, DirectoryIndex, EntryIndex, Found, FoundKind, ManifestError, PathHash, directory_id};
+use crate::manifest::{ContentId, DirectoryIndex, EntryIndex, Found, FoundKind, Manifest, ManifestError, PathHash, directory_id};
+
+/// Why an entry of a manifest can't be filled.
+#[derive(Debug, thiserror::Error)]
+pub enum FileOfEntryError {
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("{path}: the data set no longer has its source")]
+    NoSource { path: String },
+}
 
 /// Where a node id leads.
 pub(super) enum Place {
@@ -134,6 +143,18 @@ impl Filesystem {
                 Ok((file, path))
             }
         }
+    }
+
+    /// The same for a file of `manifest`, which serves or has served.
+    pub fn file_of_entry(&self, manifest: &Manifest, entry: EntryIndex) -> Result<(Arc<FileObject>, Vec<u8>), FileOfEntryError> {
+        let path = manifest.path(entry)?;
+        let object = manifest.object(entry)?;
+        let source = manifest.summary().sources.get(usize::from(object.source.0)).map(|source| source.name.as_str());
+        let origin = self.parts.sources.iter().find(|(_, origin)| Some(origin.handle.name()) == source);
+        let (_, origin) = origin.ok_or_else(|| FileOfEntryError::NoSource { path: path.escape_ascii().to_string() })?;
+        let placement = self.rules.load().resolve(&path).placement(object.object.id, (self.parts.clock)());
+        let file = FileObject { object: object.object, key: object.key, version: object.version, origin: origin.clone(), placement };
+        Ok((Arc::new(file), path))
     }
 
     pub(super) fn loose_object(&self, file: &LooseFile) -> Arc<FileObject> {

@@ -39,7 +39,7 @@ pub(super) fn object_of(origin: &Origin, key: &Key, version: &Version, size: u64
 }
 
 /// Since the epoch, rounded down; negative before it.
-pub(super) fn seconds(time: std::time::SystemTime) -> i64 {
+pub fn seconds(time: std::time::SystemTime) -> i64 {
     match time.duration_since(std::time::UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
         Err(before) => {

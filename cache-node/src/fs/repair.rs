@@ -11,7 +11,7 @@ use super::loose::{LooseFile, split};
 use super::overlay::Repair;
 use super::{Filesystem, Invalidation, NodeId};
 use crate::fill::{FileObject, chain};
-use crate::manifest::{ContentId, PathHash, directory_id};
+use crate::manifest::{ContentId, PathHash, directory_id, file_id};
 use crate::source::SourceError;
 
 /// A name whose object was replaced is right again within a second; a source slower than this is repaired by the next reader.
@@ -30,6 +30,13 @@ impl Filesystem {
         }
         drop(guard);
         self.repairs.lock().retain(|_, gate| Arc::strong_count(gate) > 1);
+    }
+
+    /// The same for whoever fills by path.
+    pub async fn repair_entry(&self, path: &[u8], file: &Arc<FileObject>) {
+        let (parent, name) = split(path);
+        let id = file_id(PathHash::of(parent), name, &file.version);
+        self.repair(NodeId(id.0), path, file).await;
     }
 
     async fn repair_now(&self, old: ContentId, path: &[u8], file: &Arc<FileObject>) {

@@ -1,0 +1,248 @@
+//! Lists the source again and lets what changed show: the first listing, the interval's, one that was asked for.
+//! Knows listings, manifests, when. Does not know FUSE or blocks.
+//! Invariant: a listing that failed changes nothing; what serves goes on serving.
+
+mod list;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::block::ObjectRef;
+use crate::fill::chain;
+use crate::fs::Filesystem;
+use crate::manifest::{Catalog, ContentId, Manifest, ManifestError, diff};
+use crate::source::SourceError;
+
+/// First pause after a failed listing; doubles up to `RETRY_MAX`, or the interval if that is shorter.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Between two listings that repairs asked for: a bucket that is rewritten doesn't make us list without a pause.
+const WANTED_PAUSE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    #[error("list {origin}")]
+    Source {
+        origin: String,
+        #[source]
+        cause: SourceError,
+    },
+    #[error("build the manifest")]
+    Manifest(#[from] ManifestError),
+    #[error("list: the task was given up")]
+    Aborted,
+}
+
+/// How far the running listing got; counters of the last one when none runs.
+#[derive(Debug, Default)]
+pub struct ListingProgress {
+    pub running: AtomicBool,
+    pub keys: AtomicU64,
+    pub requests: AtomicU64,
+}
+
+/// What one listing changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub added: u64,
+    pub removed: u64,
+    pub replaced: u64,
+}
+
+/// How the last listing ended. `number` grows with each.
+#[derive(Clone, Debug, Default)]
+struct Outcome {
+    number: u64,
+    error: Option<String>,
+}
+
+/// Keeps one data set's manifest fresh.
+pub struct Refresh {
+    fs: Arc<Filesystem>,
+    catalog: Arc<Catalog>,
+    /// Where manifests are.
+    folder: PathBuf,
+    /// `None`: one listing, for ever.
+    interval: Option<Duration>,
+    progress: Arc<ListingProgress>,
+    /// Guards when the last listing that succeeded ended, and what it changed.
+    last: Mutex<(Option<Instant>, Changes)>,
+    /// Object versions that the last sync lost: freed at the next one, when the kernel had an interval to let go of them.
+    lost: Mutex<Vec<(ContentId, ObjectRef)>>,
+    asked: Notify,
+    outcomes: watch::Sender<Outcome>,
+}
+
+impl Refresh {
+    pub fn new(fs: Arc<Filesystem>, catalog: Arc<Catalog>, folder: PathBuf, interval: Option<Duration>) -> Arc<Self> {
+        Arc::new(Self {
+            fs,
+            catalog,
+            folder,
+            interval,
+            progress: Arc::default(),
+            last: Mutex::default(),
+            lost: Mutex::default(),
+            asked: Notify::new(),
+            outcomes: watch::Sender::new(Outcome::default()),
+        })
+    }
+
+    pub fn progress(&self) -> &ListingProgress {
+        &self.progress
+    }
+    /// Why the last listing failed; `None` when it didn't.
+    pub fn error(&self) -> Option<String> {
+        self.outcomes.borrow().error.clone()
+    }
+    /// Since the last listing that succeeded in this process.
+    pub fn age(&self) -> Option<Duration> {
+        self.last.lock().0.map(|at| at.elapsed())
+    }
+    pub fn last_changes(&self) -> Changes {
+        self.last.lock().1
+    }
+
+    /// Lists now and waits until the result serves. The text is the failure's.
+    pub async fn refresh_now(&self) -> Result<(), String> {
+        let mut outcomes = self.outcomes.subscribe();
+        // One that runs already may have passed the keys that the caller means: the next one counts.
+        let wanted = outcomes.borrow_and_update().number + 1 + u64::from(self.progress.running.load(Relaxed));
+        self.asked.notify_one();
+        let outcome = outcomes.wait_for(|outcome| outcome.number >= wanted).await.map_err(|_| "the node is stopping".to_owned())?;
+        outcome.error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Lists whenever it is due, until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut pause = RETRY_MIN;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.due() => {}
+            }
+            let outcome = tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = self.refresh() => outcome,
+            };
+            let failed = match &outcome {
+                Ok(changes) => {
+                    if *changes != Changes::default() {
+                        info!(dataset = self.fs.name(), added = changes.added, removed = changes.removed, replaced = changes.replaced, "synced");
+                    }
+                    *self.last.lock() = (Some(Instant::now()), *changes);
+                    pause = RETRY_MIN;
+                    None
+                }
+                Err(error) => Some(chain(error)),
+            };
+            if let Some(error) = &failed
+                && self.error().as_ref() != Some(error)
+            {
+                // Once for each cause, not at each attempt.
+                warn!(dataset = self.fs.name(), error, "listing failed; what was listed before goes on serving");
+            }
+            self.outcomes.send_modify(|last| *last = Outcome { number: last.number + 1, error: failed });
+            if outcome.is_err() {
+                let asked = self.asked.notified();
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    // Whoever asks doesn't wait for the pause.
+                    () = asked => self.asked.notify_one(),
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(RETRY_MAX).min(self.interval.unwrap_or(RETRY_MAX).max(RETRY_MIN));
+            }
+        }
+    }
+
+    /// Returns when a listing is due.
+    async fn due(&self) {
+        if self.fs.manifest().is_none() || self.error().is_some() {
+            return;
+        }
+        let age = self.age();
+        let interval = async {
+            match (self.interval, age) {
+                // A manifest of an earlier run is listed anew at once, while it serves.
+                (Some(_), None) => {}
+                (Some(interval), Some(age)) => tokio::time::sleep(interval.saturating_sub(age)).await,
+                (None, _) => std::future::pending().await,
+            }
+        };
+        let wanted = async {
+            self.fs.refresh_wanted().await;
+            if let Some(age) = age {
+                tokio::time::sleep(WANTED_PAUSE.saturating_sub(age)).await;
+            }
+        };
+        tokio::select! {
+            () = self.asked.notified() => {}
+            () = interval => {}
+            () = wanted => {}
+        }
+    }
+
+    /// One listing, from the first request to serving.
+    async fn refresh(self: &Arc<Self>) -> Result<Changes, RefreshError> {
+        let number = self.fs.begin_listing();
+        self.progress.running.store(true, Relaxed);
+        let listed = self.list().await;
+        self.progress.running.store(false, Relaxed);
+        let path = listed?;
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.adopt(path, number)).await.map_err(|_| RefreshError::Aborted)?
+    }
+
+    fn adopt(&self, path: PathBuf, number: u64) -> Result<Changes, RefreshError> {
+        let current = self.fs.manifest();
+        let listed = Manifest::open(&path)?;
+        let manifest = match current {
+            // Nothing changed: the manifest that serves is as good, and cookies and pages of it stay good.
+            Some(current) if current.summary().digest == listed.summary().digest => {
+                drop(listed);
+                if let Err(error) = std::fs::remove_file(&path) {
+                    warn!(path = %path.display(), %error, "a manifest that isn't needed can't be removed");
+                }
+                current
+            }
+            Some(_) | None => self.catalog.accept(&path)?,
+        };
+        let adoption = self.fs.accept(manifest.clone(), number)?;
+        self.free_lost(&manifest, adoption.lost)?;
+        Ok(Changes { added: adoption.added, removed: adoption.removed, replaced: adoption.replaced })
+    }
+
+    /// Frees what the sync before lost, and remembers what this one did.
+    fn free_lost(&self, manifest: &Manifest, lost: Vec<(ContentId, ObjectRef)>) -> Result<(), ManifestError> {
+        let due = std::mem::replace(&mut *self.lost.lock(), lost);
+        for (id, object) in due {
+            // The same version may have come back under its name.
+            if manifest.find_found(id)?.is_none() {
+                self.fs.reader().store().free(&object);
+            }
+        }
+        Ok(())
+    }
+
+    /// After a restart: what the last sync of the daemon before lost is still to be freed.
+    pub fn resume(&self, previous: &Manifest, current: &Manifest) -> Result<(), ManifestError> {
+        let mut lost = Vec::new();
+        let mut failed = None;
+        diff(previous, current, |change| {
+            if failed.is_none() {
+                failed = crate::fs::lost_by(previous, &change).map(|found| lost.extend(found)).err();
+            }
+        })?;
+        self.lost.lock().extend(lost);
+        failed.map_or(Ok(()), Err)
+    }
+}
