@@ -1,10 +1,18 @@
 //! What the command line asks a running node, as a trait; its gRPC form over the node's Unix socket.
 //! Knows the shape of questions and answers. Does not know how they are answered: `node` does.
 
+mod client;
+mod convert;
+mod server;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use serde::Serialize;
+
+pub use client::{Client, ClientError};
+pub use server::serve;
 
 /// What `node` answers to the command line. Every method may be repeated.
 #[async_trait]
@@ -29,16 +37,19 @@ pub enum ControlError {
 }
 
 /// One process: its data sets and its tiers.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     pub version: String,
     pub pid: u32,
+    #[serde(rename = "uptimeSeconds", serialize_with = "seconds")]
     pub uptime: Duration,
     pub datasets: Vec<DatasetStatus>,
     pub tiers: Vec<TierStatus>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DatasetStatus {
     /// `namespace/name`.
     pub name: String,
@@ -67,17 +78,20 @@ pub struct DatasetStatus {
     pub degraded: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ManifestStatus {
     /// Digest of the manifest that serves; empty before the first.
     pub version: String,
     pub term: u64,
     pub sequence: u64,
     /// Since it was built.
+    #[serde(rename = "ageSeconds", serialize_with = "seconds_if_any")]
     pub age: Option<Duration>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ListingStatus {
     pub running: bool,
     pub keys: u64,
@@ -86,7 +100,8 @@ pub struct ListingStatus {
     pub error: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PreloadProgress {
     pub state: PreloadState,
     pub files_done: u64,
@@ -97,7 +112,7 @@ pub struct PreloadProgress {
     pub bytes_per_second: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum PreloadState {
     /// For the manifest.
     #[default]
@@ -109,13 +124,15 @@ pub enum PreloadState {
     Failed,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct FailedFile {
     pub path: String,
     pub cause: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct TierStatus {
     pub path: String,
     pub capacity_bytes: u64,
@@ -126,8 +143,20 @@ pub struct TierStatus {
     pub degraded: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Freed {
     pub files: u64,
     pub bytes: u64,
 }
+
+fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+fn seconds_if_any<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests;

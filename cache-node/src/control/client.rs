@@ -1,0 +1,85 @@
+//! Asks a running node over its Unix socket.
+
+use std::path::{Path, PathBuf};
+
+use forebay_wire::node_service as wire;
+use forebay_wire::node_service::node_client::NodeClient;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Freed, NodeStatus, PreloadProgress};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("connect to the daemon at {socket}: it doesn't answer; see its log beside the socket")]
+    Connect {
+        socket: PathBuf,
+        #[source]
+        cause: tonic::transport::Error,
+    },
+    /// The daemon's own words.
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    Failed(String),
+    #[error("{op}: the daemon went away: {detail}")]
+    Lost { op: &'static str, detail: String },
+}
+
+/// One connection to one node.
+#[derive(Clone, Debug)]
+pub struct Client(NodeClient<Channel>);
+
+impl Client {
+    pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let path = socket.to_owned();
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        // The address is never used: the connector knows the socket.
+        let channel = Endpoint::from_static("http://node.invalid")
+            .connect_with_connector(connector)
+            .await
+            .map_err(|cause| ClientError::Connect { socket: socket.to_owned(), cause })?;
+        Ok(Self(NodeClient::new(channel)))
+    }
+
+    pub async fn status(&mut self) -> Result<NodeStatus, ClientError> {
+        let reply = self.0.status(wire::StatusRequest {}).await.map_err(|status| failed("ask for the status", &status))?;
+        Ok(reply.into_inner().into())
+    }
+
+    pub async fn preload(&mut self, paths: Vec<String>) -> Result<BoxStream<'static, Result<PreloadProgress, ClientError>>, ClientError> {
+        const OP: &str = "preload";
+        let reply = self.0.preload(wire::PreloadRequest { paths }).await.map_err(|status| failed(OP, &status))?;
+        Ok(reply.into_inner().map(|step| step.map(Into::into).map_err(|status| failed(OP, &status))).boxed())
+    }
+
+    pub async fn free(&mut self, paths: Vec<String>) -> Result<Freed, ClientError> {
+        let reply = self.0.free(wire::FreeRequest { paths }).await.map_err(|status| failed("free", &status))?;
+        let wire::FreeReply { files, bytes } = reply.into_inner();
+        Ok(Freed { files, bytes })
+    }
+
+    pub async fn refresh(&mut self) -> Result<(), ClientError> {
+        self.0.refresh(wire::RefreshRequest {}).await.map_err(|status| failed("refresh", &status))?;
+        Ok(())
+    }
+
+    pub async fn set_log_level(&mut self, directives: String) -> Result<(), ClientError> {
+        self.0.set_log_level(wire::SetLogLevelRequest { directives }).await.map_err(|status| failed("set the log level", &status))?;
+        Ok(())
+    }
+}
+
+fn failed(op: &'static str, status: &tonic::Status) -> ClientError {
+    match status.code() {
+        tonic::Code::NotFound => ClientError::NotFound(status.message().to_owned()),
+        tonic::Code::FailedPrecondition => ClientError::Failed(status.message().to_owned()),
+        _ => ClientError::Lost { op, detail: status.message().to_owned() },
+    }
+}

@@ -1,0 +1,149 @@
+//! Between the node's own types and the service's messages, field by field: a new field doesn't compile until it travels.
+
+use std::time::Duration;
+
+use forebay_wire::node_service as wire;
+
+use super::{DatasetStatus, FailedFile, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress, PreloadState, TierStatus};
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<NodeStatus> for wire::StatusReply {
+    fn from(status: NodeStatus) -> Self {
+        let NodeStatus { version, pid, uptime, datasets, tiers } = status;
+        Self {
+            version,
+            pid,
+            uptime_ms: millis(uptime),
+            datasets: datasets.into_iter().map(Into::into).collect(),
+            tiers: tiers.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<wire::StatusReply> for NodeStatus {
+    fn from(reply: wire::StatusReply) -> Self {
+        let wire::StatusReply { version, pid, uptime_ms, datasets, tiers } = reply;
+        Self {
+            version,
+            pid,
+            uptime: Duration::from_millis(uptime_ms),
+            datasets: datasets.into_iter().map(Into::into).collect(),
+            tiers: tiers.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+/// Both directions for structs whose fields have the same names; `=>` lists those that need `Into`.
+macro_rules! same_fields {
+    ($ours:ident, $theirs:ident { $($same:ident),* }) => {
+        impl From<$ours> for wire::$theirs {
+            fn from(value: $ours) -> Self {
+                let $ours { $($same),* } = value;
+                Self { $($same),* }
+            }
+        }
+        impl From<wire::$theirs> for $ours {
+            fn from(value: wire::$theirs) -> Self {
+                let wire::$theirs { $($same),* } = value;
+                Self { $($same),* }
+            }
+        }
+    };
+}
+
+same_fields!(FailedFile, FailedFile { path, cause });
+same_fields!(TierStatus, TierStatus { path, capacity_bytes, used_bytes, free_bytes, degraded });
+same_fields!(ListingStatus, ListingStatus { running, keys, requests, error });
+
+impl From<ManifestStatus> for wire::ManifestStatus {
+    fn from(status: ManifestStatus) -> Self {
+        let ManifestStatus { version, term, sequence, age } = status;
+        Self { version, term, sequence, age_ms: age.map(millis) }
+    }
+}
+
+impl From<wire::ManifestStatus> for ManifestStatus {
+    fn from(status: wire::ManifestStatus) -> Self {
+        let wire::ManifestStatus { version, term, sequence, age_ms } = status;
+        Self { version, term, sequence, age: age_ms.map(Duration::from_millis) }
+    }
+}
+
+impl From<PreloadProgress> for wire::PreloadProgress {
+    fn from(progress: PreloadProgress) -> Self {
+        let PreloadProgress { state, files_done, files_total, bytes_done, bytes_total, files_failed, bytes_per_second } = progress;
+        let state = match state {
+            PreloadState::Waiting => wire::PreloadState::Waiting,
+            PreloadState::Running => wire::PreloadState::Running,
+            PreloadState::Paused => wire::PreloadState::Paused,
+            PreloadState::Done => wire::PreloadState::Done,
+            PreloadState::Failed => wire::PreloadState::Failed,
+        };
+        Self { state: state.into(), files_done, files_total, bytes_done, bytes_total, files_failed, bytes_per_second }
+    }
+}
+
+impl From<wire::PreloadProgress> for PreloadProgress {
+    fn from(progress: wire::PreloadProgress) -> Self {
+        let state = match progress.state() {
+            wire::PreloadState::Waiting => PreloadState::Waiting,
+            wire::PreloadState::Running => PreloadState::Running,
+            wire::PreloadState::Paused => PreloadState::Paused,
+            wire::PreloadState::Done => PreloadState::Done,
+            wire::PreloadState::Failed => PreloadState::Failed,
+        };
+        let wire::PreloadProgress { state: _, files_done, files_total, bytes_done, bytes_total, files_failed, bytes_per_second } = progress;
+        Self { state, files_done, files_total, bytes_done, bytes_total, files_failed, bytes_per_second }
+    }
+}
+
+macro_rules! dataset_status {
+    ($($same:ident),*) => {
+        impl From<DatasetStatus> for wire::DatasetStatus {
+            fn from(status: DatasetStatus) -> Self {
+                let DatasetStatus { manifest, listing, preload, failed_files, $($same),* } = status;
+                Self {
+                    manifest: Some(manifest.into()),
+                    listing: Some(listing.into()),
+                    preload: preload.map(Into::into),
+                    failed_files: failed_files.into_iter().map(Into::into).collect(),
+                    $($same),*
+                }
+            }
+        }
+        impl From<wire::DatasetStatus> for DatasetStatus {
+            fn from(status: wire::DatasetStatus) -> Self {
+                let wire::DatasetStatus { manifest, listing, preload, failed_files, $($same),* } = status;
+                Self {
+                    manifest: manifest.unwrap_or_default().into(),
+                    listing: listing.unwrap_or_default().into(),
+                    preload: preload.map(Into::into),
+                    failed_files: failed_files.into_iter().map(Into::into).collect(),
+                    $($same),*
+                }
+            }
+        }
+    };
+}
+
+dataset_status!(
+    name,
+    mount_point,
+    sources,
+    files,
+    directories,
+    bytes,
+    cached_files,
+    cached_bytes,
+    hits,
+    misses,
+    source_bytes,
+    source_requests,
+    source_errors,
+    unreachable_keys,
+    serving,
+    degraded
+);

@@ -1,0 +1,71 @@
+//! Answers the service on a Unix socket that only this user can open.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use forebay_wire::node_service as wire;
+use forebay_wire::node_service::node_server::{Node, NodeServer};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+use super::{Control, ControlError};
+
+/// Serves `control` at `socket` (a dead one there is replaced) until `shutdown` returns, then removes it.
+pub async fn serve(socket: &Path, control: Arc<dyn Control>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    // The folder is 0700 already; the mode is for a folder that somebody opened up.
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    let served = tonic::transport::Server::builder()
+        .add_service(NodeServer::new(Service(control)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
+        .await;
+    drop(std::fs::remove_file(socket));
+    served.map_err(io::Error::other)
+}
+
+struct Service(Arc<dyn Control>);
+
+#[tonic::async_trait]
+impl Node for Service {
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+        Ok(Response::new(self.0.status().await.into()))
+    }
+
+    type PreloadStream = BoxStream<'static, Result<wire::PreloadProgress, Status>>;
+
+    async fn preload(&self, request: Request<wire::PreloadRequest>) -> Result<Response<Self::PreloadStream>, Status> {
+        let progress = self.0.preload(request.into_inner().paths).await.map_err(status)?;
+        Ok(Response::new(progress.map(|step| Ok(step.into())).boxed()))
+    }
+
+    async fn free(&self, request: Request<wire::FreeRequest>) -> Result<Response<wire::FreeReply>, Status> {
+        let super::Freed { files, bytes } = self.0.free(request.into_inner().paths).await.map_err(status)?;
+        Ok(Response::new(wire::FreeReply { files, bytes }))
+    }
+
+    async fn refresh(&self, _: Request<wire::RefreshRequest>) -> Result<Response<wire::RefreshReply>, Status> {
+        self.0.refresh().await.map_err(status)?;
+        Ok(Response::new(wire::RefreshReply {}))
+    }
+
+    async fn set_log_level(&self, request: Request<wire::SetLogLevelRequest>) -> Result<Response<wire::SetLogLevelReply>, Status> {
+        self.0.set_log_level(&request.into_inner().directives).await.map_err(status)?;
+        Ok(Response::new(wire::SetLogLevelReply {}))
+    }
+}
+
+fn status(error: ControlError) -> Status {
+    match &error {
+        ControlError::NotFound { .. } => Status::not_found(error.to_string()),
+        ControlError::Failed { .. } => Status::failed_precondition(error.to_string()),
+    }
+}
