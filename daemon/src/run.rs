@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 
 use crate::health::Health;
 use crate::logging::chain;
@@ -28,17 +29,31 @@ pub enum RunError {
 }
 
 /// What the work is given.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Parts {
     pub shutdown: Shutdown,
     pub trigger: shutdown::Trigger,
     pub health: Arc<Health>,
-    /// Where metrics are answered, with the port that was taken.
-    pub metrics: Option<SocketAddr>,
+    listener: Option<TcpListener>,
 }
 
-/// Runs `work` until it returns; answers metrics meanwhile. Blocks the calling thread.
-pub fn run<W, F, T>(address: Option<SocketAddr>, registry: Arc<Registry>, work: W) -> Result<T, RunError>
+impl Parts {
+    /// Begins to answer metrics, if an address was given: its address with the port that was taken. A second call answers nothing.
+    pub fn answer_metrics(&mut self, registry: Arc<Registry>) -> Option<SocketAddr> {
+        let listener = self.listener.take()?;
+        let address = listener.local_addr().ok();
+        let server = metrics::serve(listener, registry, self.health.clone(), self.shutdown.clone());
+        tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::warn!(error = %chain(&error), "the metrics endpoint ended");
+            }
+        });
+        address
+    }
+}
+
+/// Runs `work` until it returns. The port for metrics is taken first. Blocks the calling thread.
+pub fn run<W, F, T>(endpoint: Option<SocketAddr>, work: W) -> Result<T, RunError>
 where
     W: FnOnce(Parts) -> F,
     F: Future<Output = T>,
@@ -47,18 +62,11 @@ where
     let result = runtime.block_on(async {
         let (shutdown, trigger) = shutdown::on_signals().map_err(RunError::Signals)?;
         let health = Arc::new(Health::default());
-        let mut local = None;
-        if let Some(address) = address {
-            let listener = metrics::listen(address).await?;
-            local = listener.local_addr().ok();
-            let server = metrics::serve(listener, registry, health.clone(), shutdown.clone());
-            tokio::spawn(async move {
-                if let Err(error) = server.await {
-                    tracing::warn!(error = %chain(&error), "the metrics endpoint ended");
-                }
-            });
-        }
-        let value = work(Parts { shutdown, trigger: trigger.clone(), health: health.clone(), metrics: local }).await;
+        let listener = match endpoint {
+            Some(address) => Some(metrics::listen(address).await?),
+            None => None,
+        };
+        let value = work(Parts { shutdown, trigger: trigger.clone(), health: health.clone(), listener }).await;
         health.set_stopping();
         trigger.stop();
         Ok(value)
@@ -74,8 +82,10 @@ mod tests {
 
     #[test]
     fn the_work_gets_a_port_and_its_value_comes_back() {
-        let value = run(Some("127.0.0.1:0".parse().unwrap()), Arc::new(Registry::default()), |parts| async move {
-            assert_ne!(parts.metrics.unwrap().port(), 0);
+        let value = run(Some("127.0.0.1:0".parse().unwrap()), |mut parts| async move {
+            let registry = Arc::new(Registry::default());
+            assert_ne!(parts.answer_metrics(registry.clone()).unwrap().port(), 0);
+            assert_eq!(parts.answer_metrics(registry), None);
             parts.trigger.stop();
             parts.shutdown.wait().await;
             7
