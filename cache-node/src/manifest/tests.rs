@@ -1,6 +1,7 @@
 //! Manifests against a model: the tree that the rules of `key` give, made with maps.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod change;
 mod damage;
 mod model;
 mod tree;
