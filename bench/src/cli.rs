@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use crate::workload::{self, Workload};
-use crate::{compare, data, get, serve, suite};
+use crate::{check, compare, data, get, serve, suite};
 
 /// Measures a folder against another one, and serves S3 on loopback to fill it from.
 #[derive(Parser)]
@@ -66,6 +67,20 @@ enum Command {
         bucket: String,
         #[arg(long, default_value = "")]
         prefix: String,
+    },
+    /// Read random ranges of random files from two folders in every way Linux has, until the time is over, and compare the bytes.
+    Check {
+        #[arg(long)]
+        reference: PathBuf,
+        #[arg(long)]
+        candidate: PathBuf,
+        #[arg(long, default_value_t = 8)]
+        threads: u64,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Chosen by the clock when left out; a difference names it.
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Run the rows of docs/benchmarks.md with the real `forebay-node` and write them there.
     Suite(SuiteArgs),
@@ -150,6 +165,14 @@ pub(crate) fn run() -> Result<()> {
         Command::Put { folder, endpoint, bucket, prefix } => {
             let files = get::put_all(&endpoint, &bucket, &prefix, &folder, 8)?;
             println!("{files} objects put into {bucket}/{prefix}");
+            Ok(())
+        }
+        Command::Check { reference, candidate, threads, seconds, seed } => {
+            let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let check =
+                check::Check { reference, candidate, threads, duration: Duration::from_secs(seconds), seed: seed.unwrap_or_else(clock) };
+            let checked = check::run(&check)?;
+            println!("{} reads, {} bytes equal (--threads {threads} --seed {})", checked.operations, checked.bytes, check.seed);
             Ok(())
         }
         Command::Suite(SuiteArgs { rows, node, folder, report, short, clean }) => {

@@ -1,6 +1,7 @@
 //! One client program that measures a folder against another folder, from outside.
 //! Knows files, clocks and statistics, and how to run other programs. Does not know the inside of anything it measures.
 
+mod check;
 mod cli;
 mod compare;
 mod data;
