@@ -1,18 +1,28 @@
 //! The small process that keeps a mount alive on a laptop: it mounts, keeps the fd, starts `forebay-node serve` and starts it again when it dies.
 //! Knows `mounter`, child processes and the run folder. Does not know data sets, sources or blocks: what `serve` is told travels as plain arguments.
-//! Invariant: a read of the mount is answered by a daemon or fails; it never hangs for longer than `ADOPT_WITHIN` and never sees zeros.
+//! Invariant: a read of the mount is answered by a daemon or fails; it never hangs for longer than `READY_WITHIN` and never sees zeros.
+
+mod supervise;
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use forebay_mounter::busy::User;
-use forebay_mounter::protocol::HolderStatus;
+use forebay_mounter::busy::{self, User};
+use forebay_mounter::protocol::{HolderStatus, ProtocolError, Reply, Request};
+use forebay_mounter::run_folder::{FolderLock, MountFolder, RunRoot};
+use forebay_mounter::{MountError, device};
+
+use crate::handover::Handover;
 
 /// What `forebay-node mount` asks of a holder. Is written to `mount.json` in the run folder, so it must hold no secret.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct MountRequest {
-    /// Absolute path of an existing, empty or not, folder.
+    /// Of an existing folder, as `canonical` gives it.
     pub mount_point: PathBuf,
     /// Shown as the mount's source: `forebay:NAME` in /proc/mounts.
     pub name: String,
@@ -52,8 +62,11 @@ pub enum HolderError {
         #[source]
         cause: forebay_mounter::MountError,
     },
+    /// `code` is the exit code of the daemon, if it ended by itself.
     #[error("mount {mount_point}: the daemon did not become ready: {detail}; its log is {log}")]
-    NotReady { mount_point: String, detail: String, log: String },
+    NotReady { mount_point: String, detail: String, code: Option<i32>, log: String },
+    #[error(transparent)]
+    Holder(ProtocolError),
     #[error("{op} {path}")]
     Io {
         op: &'static str,
@@ -78,31 +91,194 @@ impl std::fmt::Display for Users<'_> {
 }
 
 /// Starts a detached holder (`forebay-node holder --folder F`) and waits until its daemon serves the mount. Blocking.
-pub fn start(_request: &MountRequest) -> Result<Mounted, HolderError> {
-    todo!()
+/// Cleans up after dead holders first: their run folders, and a dead mount on the same mount point.
+pub fn start(root: &RunRoot, request: &MountRequest) -> Result<Mounted, HolderError> {
+    let (folder, lock) = prepare(root, request)?;
+    let program = std::env::current_exe().map_err(io("find", "this program"))?;
+    let log = folder.log();
+    let log_file = File::options().create(true).append(true).open(&log).map_err(io("open", &log))?;
+    let mut command = Command::new(&program);
+    command.arg("holder").arg("--folder").arg(folder.path());
+    // The lock lives on in the holder, as its standard input; it is never free in between, so nobody takes the folder for a dead one.
+    command.stdin(lock.into_file()).stdout(Stdio::piped()).stderr(log_file);
+    // SAFETY: setsid is async-signal-safe and touches no memory of this process.
+    unsafe {
+        command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
+    }
+    let mut holder = command.spawn().map_err(io("start", &program))?;
+    let mut line = String::new();
+    if let Some(stdout) = holder.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).map_err(io("read the report of", &program))?;
+    }
+    match serde_json::from_str(&line) {
+        Ok(Report::Mounted(mounted)) => Ok(mounted),
+        Ok(Report::Failed { detail, code }) => {
+            // It ends right after its report.
+            let _ = holder.wait();
+            Err(HolderError::NotReady { mount_point: shown(&request.mount_point), detail, code, log: shown(&log) })
+        }
+        Err(_) => {
+            let status = holder.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+            let detail = format!("the holder ended without a word ({status})");
+            Err(HolderError::NotReady { mount_point: shown(&request.mount_point), detail, code: None, log: shown(&log) })
+        }
+    }
 }
 
-/// The same in this process, until SIGTERM or SIGINT (then it unmounts): `mount --foreground`.
-pub fn run_foreground(_request: &MountRequest) -> Result<(), HolderError> {
-    todo!()
+/// The same in this process, until SIGTERM or SIGINT, which unmount, or until it is unmounted otherwise: `mount --foreground`.
+/// To be called before the process has other threads, whose signals it would take.
+pub fn run_foreground(root: &RunRoot, request: &MountRequest, ready: impl FnOnce(&Mounted)) -> Result<(), HolderError> {
+    let (folder, lock) = prepare(root, request)?;
+    let result = supervise::supervise(request.clone(), &folder, supervise::Output::Inherited, ready);
+    clean_up(&folder, lock);
+    result
 }
 
-/// The body of the hidden `forebay-node holder --folder F`: mounts what `F/mount.json` says, reports one line on stdout, holds until unmounted.
-pub fn run(_folder: &Path) -> Result<(), HolderError> {
-    todo!()
+/// The body of the hidden `forebay-node holder --folder F`: mounts what `F/mount.json` says, reports one line on stdout, holds until it is unmounted.
+/// To be called before the process has other threads. Standard input is the folder's lock.
+pub fn run(folder: &Path) -> Result<(), HolderError> {
+    let folder = MountFolder::at(folder);
+    let path = folder.request();
+    let text = std::fs::read(&path).map_err(io("read", &path))?;
+    let request: MountRequest =
+        serde_json::from_slice(&text).map_err(|error| HolderError::Io { op: "read", path: shown(&path), cause: error.into() })?;
+    let result =
+        supervise::supervise(request, &folder, supervise::Output::Log(folder.log()), |mounted| report(&Report::Mounted(mounted.clone())));
+    match &result {
+        // The log stays for whoever looks for the reason.
+        Err(HolderError::NotReady { detail, code, .. }) => report(&Report::Failed { detail: detail.clone(), code: *code }),
+        Err(error) => report(&Report::Failed { detail: crate::holder::chain(error), code: None }),
+        Ok(()) => drop(folder.remove()),
+    }
+    result
 }
 
 /// Unmounts, then stops the daemon and the holder. `Busy` leaves everything as it was.
-pub fn unmount(_mount_point: &Path) -> Result<(), HolderError> {
-    todo!()
+pub fn unmount(root: &RunRoot, mount_point: &Path) -> Result<(), HolderError> {
+    let mount_point = canonical(mount_point)?;
+    let folder = root.mount(&mount_point);
+    if !folder.is_alive() {
+        return unmount_dead(&mount_point, &folder);
+    }
+    let handover = Handover::connect(&folder.holder_socket()).map_err(HolderError::Holder)?;
+    match handover.ask("unmount through", &Request::Unmount, &[]).map_err(HolderError::Holder)?.0 {
+        Reply::Done => Ok(()),
+        Reply::Busy { users } => Err(HolderError::Busy { mount_point: shown(&mount_point), users }),
+        other => Err(HolderError::Holder(ProtocolError::Malformed { op: "unmount through", detail: format!("{other:?}") })),
+    }
 }
 
-/// The mounts of this user's run folder, dead ones left out.
-pub fn list() -> Result<Vec<HolderStatus>, HolderError> {
-    todo!()
+/// A mount whose holder died: every read fails already, only the mount point is still taken.
+fn unmount_dead(mount_point: &Path, folder: &MountFolder) -> Result<(), HolderError> {
+    if !device::is_mounted(mount_point) {
+        return Err(HolderError::NotMounted { mount_point: shown(mount_point) });
+    }
+    unmount_or_tell(mount_point)?;
+    folder.remove().map_err(io("remove", folder.path()))
+}
+
+fn unmount_or_tell(mount_point: &Path) -> Result<(), HolderError> {
+    device::unmount(mount_point).map_err(|error| match error {
+        MountError::Busy { mount_point: shown } => HolderError::Busy { mount_point: shown, users: busy::users(mount_point) },
+        cause => HolderError::Mount { mount_point: shown(mount_point), cause },
+    })
+}
+
+/// The mounts of this run folder; those of dead holders are left out.
+pub fn list(root: &RunRoot) -> Result<Vec<HolderStatus>, HolderError> {
+    let mut found = Vec::new();
+    for folder in root.mounts().map_err(io("list", root.path()))? {
+        // One that ends while it is asked is gone, not an error.
+        if folder.is_alive()
+            && let Ok(status) = Handover::connect(&folder.holder_socket()).and_then(|holder| holder.status())
+        {
+            found.push(status);
+        }
+    }
+    found.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
+    Ok(found)
 }
 
 /// Where the control socket of the daemon that serves `mount_point` is; `NotMounted` without a live holder.
-pub fn node_socket(_mount_point: &Path) -> Result<PathBuf, HolderError> {
-    todo!()
+pub fn node_socket(root: &RunRoot, mount_point: &Path) -> Result<PathBuf, HolderError> {
+    let mount_point = canonical(mount_point)?;
+    let folder = root.mount(&mount_point);
+    if folder.is_alive() { Ok(folder.node_socket()) } else { Err(HolderError::NotMounted { mount_point: shown(&mount_point) }) }
+}
+
+/// What the holder tells its parent, once.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+enum Report {
+    Mounted(Mounted),
+    Failed { detail: String, code: Option<i32> },
+}
+
+/// Writes the report and lets go of standard output, which the parent waits on.
+fn report(report: &Report) {
+    let line = serde_json::to_string(report).unwrap_or_default();
+    // The parent may be gone: then nobody waits for the report.
+    let _ = writeln!(std::io::stdout(), "{line}");
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+}
+
+/// Folder and lock of a new mount, with everything that is dead out of the way.
+fn prepare(root: &RunRoot, request: &MountRequest) -> Result<(MountFolder, FolderLock), HolderError> {
+    let mount_point = &request.mount_point;
+    for stale in root.mounts().map_err(io("list", root.path()))? {
+        if let Ok(Some(lock)) = stale.lock() {
+            clean_up(&stale, lock);
+        }
+    }
+    let folder = root.mount(mount_point);
+    folder.create().map_err(io("create", folder.path()))?;
+    let Some(lock) = folder.lock().map_err(io("lock", folder.path()))? else {
+        let holder = Handover::connect(&folder.holder_socket()).and_then(|holder| holder.status());
+        return Err(HolderError::AlreadyMounted { mount_point: shown(mount_point), pid: holder.map_or(0, |status| status.holder_pid) });
+    };
+    if device::is_mounted(mount_point) {
+        unmount_or_tell(mount_point)?;
+    }
+    let path = folder.request();
+    let text =
+        serde_json::to_vec_pretty(request).map_err(|error| HolderError::Io { op: "write", path: shown(&path), cause: error.into() })?;
+    std::fs::write(&path, text).map_err(io("write", &path))?;
+    Ok((folder, lock))
+}
+
+/// Removes a folder whose lock we have.
+fn clean_up(folder: &MountFolder, lock: FolderLock) {
+    if let Err(error) = folder.remove() {
+        tracing::warn!(%error, folder = %folder.path().display(), "a folder of a dead mount stays");
+    }
+    drop(lock);
+}
+
+/// The absolute path without symbolic links; asks nothing of a mount that may be dead.
+pub fn canonical(mount_point: &Path) -> Result<PathBuf, HolderError> {
+    device::canonical(mount_point).map_err(io("find", mount_point))
+}
+
+fn shown(path: impl AsRef<Path>) -> String {
+    path.as_ref().display().to_string()
+}
+
+fn io(op: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> HolderError {
+    let path = shown(path);
+    move |cause| HolderError::Io { op, path, cause }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let told = cause.to_string();
+        if !text.ends_with(&told) {
+            text = format!("{text}: {told}");
+        }
+        next = cause.source();
+    }
+    text
 }

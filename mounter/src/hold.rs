@@ -5,7 +5,7 @@
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backing::{self, BackingId};
@@ -43,10 +43,22 @@ pub enum Event {
     Ready {
         pid: u32,
     },
-    /// Answer through the channel: `Done`, `Busy` or `Failed`.
     Unmount {
-        answer: SyncSender<Reply>,
+        answer: Answer,
     },
+}
+
+/// Where an answer goes that takes longer; dropped, it breaks the asker's connection.
+#[derive(Debug)]
+pub struct Answer(OwnedFd);
+
+impl Answer {
+    /// `Done`, `Busy` or `Failed`. Sent when this returns, so the process may end.
+    pub fn send(self, reply: &Reply) {
+        if let Err(error) = protocol::send(&self.0, reply, &[]) {
+            tracing::warn!(%error, "nobody waits for the answer any more");
+        }
+    }
 }
 
 /// One mount and its record. Share it by `Arc`.
@@ -138,6 +150,13 @@ impl Hold {
         }
     }
 
+    /// Whether the kernel still sends requests: not after an abort or an unmount.
+    pub fn is_connected(&self) -> bool {
+        let mut fds = [rustix::event::PollFd::new(&self.device, rustix::event::PollFlags::empty())];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
+    }
+
     /// Lets every waiting and later request fail.
     pub fn abort(&self, why: &str) -> io::Result<()> {
         self.lock().aborted.get_or_insert_with(|| why.to_owned());
@@ -182,6 +201,11 @@ impl Hold {
                     self.give(connection, pid, events)?;
                     continue;
                 }
+                Request::Unmount => {
+                    // The receiver outlives the mount; without one the asker sees its connection break.
+                    let _ = events.send(Event::Unmount { answer: Answer(connection.try_clone()?) });
+                    continue;
+                }
                 other => self.answer(other, descriptors, pid, events),
             };
             if let Some(reply) = reply {
@@ -224,10 +248,10 @@ impl Hold {
         state.record.encode().map_err(io::Error::other)
     }
 
-    /// The answer to all but `Adopt`; `None` where there is none.
+    /// The answer to what is answered at once; `None` where there is none.
     fn answer(&self, request: Request, descriptors: Vec<OwnedFd>, pid: u32, events: &SyncSender<Event>) -> Option<Reply> {
         match request {
-            Request::Adopt => None,
+            Request::Adopt | Request::Unmount => None,
             Request::Ready => {
                 if let Some(adopter) = self.lock().adopter.as_mut().filter(|adopter| adopter.pid == pid) {
                     adopter.ready = true;
@@ -266,11 +290,6 @@ impl Hold {
                 Some(device::set_read_ahead(self.connection, kibibytes).map_or_else(failed, |()| Reply::Done))
             }
             Request::Status => Some(Reply::Status(self.status())),
-            Request::Unmount => {
-                let (answer, answered) = sync_channel(1);
-                let _ = events.send(Event::Unmount { answer });
-                Some(answered.recv().unwrap_or(Reply::Failed { errno: None, detail: "the holder is ending".into() }))
-            }
         }
     }
 

@@ -17,7 +17,14 @@ pub struct MountFolder(PathBuf);
 
 /// Held by a living holder; the kernel lets go of it when the holder dies.
 #[derive(Debug)]
-pub struct FolderLock(#[expect(dead_code, reason = "its descriptor is the lock")] File);
+pub struct FolderLock(File);
+
+impl FolderLock {
+    /// The descriptor that is the lock: whoever inherits it keeps the lock.
+    pub fn into_file(self) -> File {
+        self.0
+    }
+}
 
 impl RunRoot {
     pub fn new(path: impl Into<PathBuf>) -> Self {
