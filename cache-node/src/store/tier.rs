@@ -1,0 +1,282 @@
+//! One folder with its lock, quota, health and policy.
+//! Knows how full it is and whether it takes writes. Does not know where an object is in it.
+//! Invariant: `used_bytes` never falls below what the objects of the tier, dead records and evicted open files take.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::disk::Disk;
+use super::segment::Segments;
+use super::table::Table;
+use super::types::{Capacity, Health, StoreError, TierConfig, TierKind, TierUsage};
+use crate::evict::{Evict, EvictionKind};
+
+/// Of the folder's layout; a higher one is refused.
+const FORMAT: u32 = 1;
+/// Files up to this many bytes written are let pass before the filesystem is asked again how full it is.
+const SPACE_CHECK_BYTES: u64 = 16 << 20;
+/// What filesystems allocate by.
+pub(crate) const PAGE: u64 = 4096;
+
+pub(crate) struct Tier {
+    pub(crate) number: u8,
+    pub(crate) kind: TierKind,
+    pub(crate) path: PathBuf,
+    pub(crate) root: File,
+    _lock: File,
+    pub(crate) disk: Disk,
+    pub(crate) table: Table,
+    pub(crate) segments: Segments,
+    pub(crate) policy: Box<dyn Evict>,
+    /// The quota, fixed at `open`: also the tier's weight in placement.
+    pub(crate) quota_bytes: u64,
+    keep_free_percent: u8,
+    pub(crate) used_bytes: AtomicU64,
+    pub(crate) lingering_bytes: AtomicU64,
+    pub(crate) pinned_bytes: AtomicU64,
+    /// The part of `used_bytes` that dead records of segments still take.
+    pub(crate) dead_bytes: AtomicU64,
+    /// What `used_bytes` may reach, as the filesystem was when last asked.
+    capacity_bytes: AtomicU64,
+    unasked_bytes: AtomicU64,
+    /// No file expires before this, seconds since the epoch; `u32::MAX` = none does.
+    pub(crate) first_expiry_seconds: AtomicU32,
+    health: AtomicU8,
+    opened_at: Instant,
+    probe_interval: Duration,
+    probe_at_ms: AtomicU64,
+}
+
+impl Tier {
+    pub(crate) fn open(
+        number: u8,
+        config: &TierConfig,
+        eviction: EvictionKind,
+        disk: &Disk,
+        probe_interval: Duration,
+    ) -> Result<Self, StoreError> {
+        let path = config.path.clone();
+        let root = open_folder(&path)?;
+        let lock = lock(&path, &root)?;
+        check_format(&path, &root)?;
+        let io = |op| {
+            let path = path.clone();
+            move |cause| StoreError::Io { op, path, cause }
+        };
+        for folder in ["files", "segments"] {
+            disk.make_folder(&root, folder).map_err(io("make folders in store"))?;
+        }
+        let table = Table::open(disk, &root).map_err(io("open the tables of store"))?;
+        let space = disk.space(&root).map_err(io("ask for free space of store"))?;
+        let quota_bytes = match config.capacity {
+            Capacity::Bytes(bytes) => bytes,
+            Capacity::Percent(percent) => (u128::from(space.total_bytes) * u128::from(percent) / 100) as u64,
+        };
+        Ok(Self {
+            number,
+            kind: config.kind,
+            path,
+            segments: Segments::new(disk, &root, quota_bytes).map_err(|cause| StoreError::Io {
+                op: "open the segments of store",
+                path: config.path.clone(),
+                cause,
+            })?,
+            root,
+            _lock: lock,
+            disk: disk.clone(),
+            table,
+            policy: eviction.policy(),
+            quota_bytes,
+            keep_free_percent: config.keep_free_percent,
+            used_bytes: AtomicU64::new(0),
+            lingering_bytes: AtomicU64::new(0),
+            pinned_bytes: AtomicU64::new(0),
+            dead_bytes: AtomicU64::new(0),
+            capacity_bytes: AtomicU64::new(quota_bytes),
+            unasked_bytes: AtomicU64::new(0),
+            first_expiry_seconds: AtomicU32::new(u32::MAX),
+            health: AtomicU8::new(0),
+            opened_at: Instant::now(),
+            probe_interval,
+            probe_at_ms: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes.load(Relaxed)
+    }
+
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Relaxed)
+    }
+
+    /// Between this and the capacity a policy may keep newcomers out: room that `Hold` doesn't fight over.
+    pub(crate) fn ample_bytes(&self) -> u64 {
+        let capacity = self.capacity_bytes();
+        capacity - capacity / 128
+    }
+
+    /// Notes that `bytes` were written, and now and then asks the filesystem how much more it may be.
+    pub(crate) fn wrote(&self, bytes: u64) {
+        if self.unasked_bytes.fetch_add(bytes, Relaxed) + bytes >= SPACE_CHECK_BYTES.min(self.quota_bytes / 64) {
+            self.ask_space();
+        }
+    }
+
+    /// Capacity = the quota, or what leaves `keep_free_percent` of the filesystem free, whichever is less.
+    pub(crate) fn ask_space(&self) {
+        self.unasked_bytes.store(0, Relaxed);
+        let Ok(space) = self.disk.space(&self.root) else { return };
+        let keep_free = (u128::from(space.total_bytes) * u128::from(self.keep_free_percent) / 100) as u64;
+        let used = self.used_bytes();
+        let by_space = if space.available_bytes >= keep_free {
+            used.saturating_add(space.available_bytes - keep_free)
+        } else {
+            used.saturating_sub(keep_free - space.available_bytes)
+        };
+        self.capacity_bytes.store(self.quota_bytes.min(by_space), Relaxed);
+    }
+
+    pub(crate) fn give_back(&self, bytes: u64) {
+        let before = self.used_bytes.fetch_sub(bytes, Relaxed);
+        assert!(before >= bytes, "the quota of {} is given back once", self.path.display());
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        match self.health.load(Relaxed) {
+            0 => Health::Good,
+            1 => Health::Full,
+            2 => Health::ReadOnly,
+            _ => Health::Failing,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.opened_at.elapsed().as_millis() as u64
+    }
+
+    /// Whether to try a write: always in good health, else one caller per probe interval.
+    pub(crate) fn takes_writes(&self) -> bool {
+        if self.health() == Health::Good {
+            return true;
+        }
+        let (due, now) = (self.probe_at_ms.load(Relaxed), self.now_ms());
+        let next = now + self.probe_interval.as_millis() as u64;
+        now >= due && self.probe_at_ms.compare_exchange(due, next, Relaxed, Relaxed).is_ok()
+    }
+
+    pub(crate) fn write_failed(&self, op: &'static str, cause: &io::Error) {
+        let health = match cause.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOSPC | Errno::DQUOT) => Health::Full,
+            Some(Errno::ROFS) => Health::ReadOnly,
+            // Ours, not the disk's.
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => return,
+            _ => Health::Failing,
+        };
+        let code = match health {
+            Health::Good => 0,
+            Health::Full => 1,
+            Health::ReadOnly => 2,
+            Health::Failing => 3,
+        };
+        self.probe_at_ms.store(self.now_ms() + self.probe_interval.as_millis() as u64, Relaxed);
+        if self.health.swap(code, Relaxed) != code {
+            tracing::warn!(tier = %self.path.display(), op, ?health, error = %cause, "tier takes no blocks until it heals; reads go on");
+        }
+        self.ask_space();
+    }
+
+    pub(crate) fn write_succeeded(&self) {
+        if self.health.load(Relaxed) != 0 && self.health.swap(0, Relaxed) != 0 {
+            tracing::info!(tier = %self.path.display(), "tier takes blocks again");
+        }
+    }
+
+    /// Writes one page to see whether a degraded tier has healed.
+    pub(crate) fn probe(&self) {
+        if self.health() == Health::Good || !self.takes_writes() {
+            return;
+        }
+        let attempt = self.disk.create(&self.root, "probe").and_then(|file| {
+            self.disk.write_at(&file, &[1; PAGE as usize], 0)?;
+            rustix::fs::fdatasync(&file)?;
+            self.disk.unlink(&self.root, "probe")
+        });
+        match attempt {
+            Ok(()) => {
+                self.ask_space();
+                self.write_succeeded();
+            }
+            Err(cause) => self.write_failed("probe", &cause),
+        }
+    }
+
+    pub(crate) fn usage(&self) -> TierUsage {
+        TierUsage {
+            kind: self.kind,
+            path: self.path.clone(),
+            health: self.health(),
+            used_bytes: self.used_bytes(),
+            lingering_bytes: self.lingering_bytes.load(Relaxed),
+            pinned_bytes: self.pinned_bytes.load(Relaxed),
+            capacity_bytes: self.capacity_bytes(),
+        }
+    }
+}
+
+fn open_folder(path: &Path) -> Result<File, StoreError> {
+    let not_writable = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreError::NotWritable { path: path.to_owned(), cause },
+        _ => StoreError::Io { op: "open store", path: path.to_owned(), cause },
+    };
+    std::fs::create_dir_all(path).map_err(not_writable)?;
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| not_writable(errno.into()))?.into())
+}
+
+/// The lock dies with the process; the pid in it is for people.
+fn lock(path: &Path, root: &File) -> Result<File, StoreError> {
+    let failed = |errno: Errno| match errno {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => StoreError::NotWritable { path: path.to_owned(), cause: errno.into() },
+        errno => StoreError::Io { op: "lock store", path: path.to_owned(), cause: errno.into() },
+    };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let mut file: File = rustix::fs::openat(root, "lock", flags, Mode::RUSR | Mode::WUSR).map_err(failed)?.into();
+    if let Err(errno) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let mut pid = String::new();
+        let _ = file.read_to_string(&mut pid);
+        return Err(match errno {
+            Errno::WOULDBLOCK => StoreError::InUse { path: path.to_owned(), pid: pid.trim().to_owned() },
+            errno => failed(errno),
+        });
+    }
+    let pid = format!("{}\n", std::process::id());
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(pid.as_bytes())).map_err(|cause| StoreError::Io {
+        op: "lock store",
+        path: path.to_owned(),
+        cause,
+    })?;
+    Ok(file)
+}
+
+fn check_format(path: &Path, root: &File) -> Result<(), StoreError> {
+    let failed = |cause: io::Error| StoreError::Io { op: "read the format of store", path: path.to_owned(), cause };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(root, "format", flags, Mode::RUSR | Mode::WUSR);
+    let mut file: File = opened.map_err(|errno| failed(errno.into()))?.into();
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
+    let found = text.strip_prefix("forebay-store ").and_then(|rest| rest.trim().parse::<u32>().ok());
+    match found {
+        Some(found) if found > FORMAT => Err(StoreError::Format { path: path.to_owned(), found, known: FORMAT }),
+        Some(_) => Ok(()),
+        // New, or cut off while it was made.
+        None => file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "forebay-store {FORMAT}")).map_err(failed),
+    }
+}
