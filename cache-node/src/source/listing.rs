@@ -1,59 +1,24 @@
 //! Lists a source in parallel by key range, with no hints, and tells how far it got.
 //! Knows keys and ranges. Does not know files, folders or where the rows go.
 //! Invariant: the ranges are disjoint and cover the key space; each yields its keys in ascending order, each key once.
+//!
+//! One range begins; whenever a request could be sent and no range waits for its next page, the range that seems to have most left
+//! is cut at guessed keys (`split`), and what is right of a cut becomes a range of its own, whose first page is also the probe: when
+//! it is empty, the left range has learnt where it ends. A wrong guess costs one page.
+
+mod checkpoint;
+mod plan;
+mod split;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use super::{Object, Source, SourceError};
-
-/// Names a range in one listing; numbers are not reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RangeId(pub u32);
-
-/// Keys in `(after, before)` still to come of one range; `started_after` is where the range began.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Range {
-    pub id: RangeId,
-    pub started_after: Option<Bytes>,
-    /// The last key that was yielded, or `started_after`.
-    pub after: Option<Bytes>,
-    /// Exclusive end; `None`: the end of the key space.
-    pub before: Option<Bytes>,
-    pub done: bool,
-}
-
-/// All ranges of one listing. `apply` every event in order, and at any moment it can be written down and gone on from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
-    pub ranges: Vec<Range>,
-}
-
-impl Default for Checkpoint {
-    /// A listing that hasn't begun: one range over everything.
-    fn default() -> Self {
-        Self { ranges: vec![Range { id: RangeId(0), started_after: None, after: None, before: None, done: false }] }
-    }
-}
-
-impl Checkpoint {
-    /// Takes what the consumer has safely kept into account.
-    pub fn apply(&mut self, _event: &ListEvent) {
-        todo!("first landing: signatures")
-    }
-    pub fn is_done(&self) -> bool {
-        self.ranges.iter().all(|range| range.done)
-    }
-    pub fn encode(&self) -> Vec<u8> {
-        todo!("first landing: signatures")
-    }
-    /// `None` when the bytes are not a checkpoint.
-    pub fn decode(_bytes: &[u8]) -> Option<Self> {
-        todo!("first landing: signatures")
-    }
-}
+pub use self::checkpoint::{Checkpoint, Range, RangeId};
+use self::plan::{Job, Plan};
+use super::{ListRequest, Object, Source, SourceError};
 
 /// What the consumer gets, in order.
 #[derive(Debug)]
@@ -79,13 +44,44 @@ impl Default for ListOptions {
 }
 
 /// Lists every key below `prefix` that `checkpoint` hasn't done yet into `sink`, whose bound is the bound on memory (a page has up to
-/// 1000 rows). Returns when all was sent; a closed `sink` ends it early without an error. Cancel by dropping the future.
+/// 1000 rows; as many pages as requests may be in flight besides). Returns when all was sent; a closed `sink` ends it early without
+/// an error. Cancel by dropping the future.
 pub async fn list_parallel(
-    _source: Arc<dyn Source>,
-    _prefix: Bytes,
-    _checkpoint: Checkpoint,
-    _options: ListOptions,
-    _sink: mpsc::Sender<ListEvent>,
+    source: Arc<dyn Source>,
+    prefix: Bytes,
+    checkpoint: Checkpoint,
+    options: ListOptions,
+    sink: mpsc::Sender<ListEvent>,
 ) -> Result<(), SourceError> {
-    todo!("first landing: signatures")
+    let parallel = options.parallel.max(1);
+    let mut plan = Plan::new(&prefix, checkpoint);
+    let mut requests = JoinSet::new();
+    let mut events = Vec::new();
+    loop {
+        while requests.len() < parallel {
+            let Some(Job { range, after, before }) = plan.next(parallel - requests.len(), &mut events) else { break };
+            let (source, prefix) = (source.clone(), prefix.clone());
+            requests.spawn(async move {
+                let request = ListRequest { prefix, after, before, one_level: false };
+                (range, source.list(&request).await)
+            });
+        }
+        for event in events.drain(..) {
+            if sink.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
+        match requests.join_next().await {
+            None => return Ok(()),
+            Some(Ok((range, page))) => plan.commit(range, page?, &mut events),
+            Some(Err(failure)) => {
+                let detail = format!("a listing task failed: {failure}");
+                let (key, origin) = (String::from_utf8_lossy(&prefix).into_owned(), source.name().to_owned());
+                return Err(SourceError::Unavailable { op: "list", key, origin, detail });
+            }
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;
