@@ -188,6 +188,8 @@ pub struct Filesystem {
     ahead: FilesAhead,
     /// Once true for ever: the kernel was told not to ask.
     no_open: AtomicBool,
+    /// The mount's kernel can't, or the configuration says no.
+    passthrough_off: AtomicBool,
     invalidations: mpsc::Sender<Invalidation>,
     /// Until somebody takes it; before that there is no kernel to tell.
     receiver: Mutex<Option<mpsc::Receiver<Invalidation>>>,
@@ -226,6 +228,7 @@ impl Filesystem {
             resolved: Resolved::default(),
             ahead: FilesAhead::default(),
             no_open: AtomicBool::new(parts.serving == ServingMode::NoOpen),
+            passthrough_off: AtomicBool::new(false),
             invalidations: sender,
             receiver: Mutex::new(Some(receiver)),
             kernel_attached: AtomicBool::new(false),
@@ -291,6 +294,11 @@ impl Filesystem {
 
     pub fn serving(&self) -> Serving {
         if self.no_open.load(Ordering::Acquire) { Serving::NoOpen } else { Serving::Open }
+    }
+
+    /// The mount can't pass through: no id says so from now on.
+    pub fn disable_passthrough(&self) {
+        self.passthrough_off.store(true, Ordering::Release);
     }
 
     /// The last files that couldn't be filled, at most `FAILURES_MAX`, with the cause.

@@ -11,6 +11,7 @@ pub mod fuse;
 pub mod handover;
 pub mod holder;
 pub mod manifest;
+pub mod metrics;
 pub mod node;
 pub mod preload;
 pub mod reader;

@@ -79,6 +79,8 @@ pub struct Refresh {
     lost: Mutex<Vec<(ContentId, ObjectRef)>>,
     asked: Notify,
     outcomes: watch::Sender<Outcome>,
+    /// Manifests that began to serve; grows with each.
+    synced: watch::Sender<u64>,
 }
 
 impl Refresh {
@@ -93,6 +95,7 @@ impl Refresh {
             lost: Mutex::default(),
             asked: Notify::new(),
             outcomes: watch::Sender::new(Outcome::default()),
+            synced: watch::Sender::new(0),
         })
     }
 
@@ -109,6 +112,16 @@ impl Refresh {
     }
     pub fn last_changes(&self) -> Changes {
         self.last.lock().1
+    }
+
+    /// Changes whenever another manifest serves; 0 before there is one.
+    pub fn synced(&self) -> watch::Receiver<u64> {
+        self.synced.subscribe()
+    }
+
+    /// A manifest of an earlier run serves.
+    pub fn note_resumed(&self) {
+        self.synced.send_modify(|synced| *synced += 1);
     }
 
     /// Lists now and waits until the result serves. The text is the failure's.
@@ -218,6 +231,7 @@ impl Refresh {
         };
         let adoption = self.fs.accept(manifest.clone(), number)?;
         self.free_lost(&manifest, adoption.lost)?;
+        self.synced.send_modify(|synced| *synced += 1);
         Ok(Changes { added: adoption.added, removed: adoption.removed, replaced: adoption.replaced })
     }
 

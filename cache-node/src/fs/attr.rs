@@ -1,5 +1,6 @@
 //! What `stat` shows, and for how long the kernel may believe it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::locate::{Place, node_of};
@@ -106,7 +107,7 @@ impl Filesystem {
     /// How the file is to be read from now on, and for how long that is good. `object` is asked only where it matters.
     fn mode(&self, size: u64, object: impl FnOnce() -> Result<ObjectRef, Error>) -> Result<(IoMode, Duration), Error> {
         let Some(min) = self.parts.passthrough_min_bytes else { return Ok((IoMode::Cached, self.name_ttl())) };
-        if size < min || self.serving() == Serving::NoOpen {
+        if size < min || self.serving() == Serving::NoOpen || self.passthrough_off.load(Ordering::Acquire) {
             return Ok((IoMode::Cached, self.name_ttl()));
         }
         if self.parts.reader.store().is_complete(&object()?) {

@@ -1,0 +1,234 @@
+//! What the command line asks, answered over all parts.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tracing::warn;
+
+use super::{Dataset, Node};
+use crate::block::BlockIndex;
+use crate::control::{
+    Control, ControlError, DatasetStatus, FailedFile, Freed, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress, PreloadState, TierStatus,
+};
+use crate::fill::chain;
+use crate::fs::{Serving, for_each_below};
+use crate::preload::PreloadError;
+use crate::store::Health;
+
+#[async_trait]
+impl Control for Node {
+    async fn status(&self) -> NodeStatus {
+        let usage = self.store.usage();
+        let cached = (usage.objects, usage.tiers.iter().map(|tier| tier.used_bytes).sum());
+        let tiers = usage.tiers.iter().map(|tier| TierStatus {
+            path: tier.path.display().to_string(),
+            capacity_bytes: tier.capacity_bytes,
+            used_bytes: tier.used_bytes,
+            free_bytes: rustix::fs::statvfs(&tier.path).map_or(0, |stat| stat.f_bavail * stat.f_frsize),
+            degraded: match tier.health {
+                Health::Good => String::new(),
+                Health::Full => "the filesystem is full: new blocks are not kept until there is room".to_owned(),
+                Health::ReadOnly => "the filesystem is read-only: new blocks are not kept; remount it writable".to_owned(),
+                Health::Failing => "the disk answers with errors: it is left alone and tried again now and then; look at the kernel's log".to_owned(),
+            },
+        });
+        NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: self.started.elapsed(),
+            tiers: tiers.collect(),
+            datasets: self.datasets().iter().map(|dataset| dataset.status(cached)).collect(),
+        }
+    }
+
+    async fn preload(&self, paths: Vec<String>) -> Result<BoxStream<'static, PreloadProgress>, ControlError> {
+        let dataset = self.only("preload")?;
+        let paths = if paths.is_empty() { dataset.spec.preload.paths.iter().map(|path| path.as_str().to_owned()).collect() } else { paths };
+        dataset.preload.check(&paths).map_err(|error| match error {
+            PreloadError::NotFound { path } => ControlError::NotFound { path },
+            PreloadError::NoManifest => {
+                failed("preload", "the data set's files are not listed yet; try again when `status` shows the listing done")
+            }
+            PreloadError::Manifest(_) | PreloadError::Aborted => failed("preload", chain(&error)),
+        })?;
+        dataset.preload.announce(PreloadState::Waiting);
+        let mut receiver = dataset.preload.progress();
+        receiver.mark_changed();
+        let progress = futures::stream::unfold(receiver, |mut receiver| async move {
+            receiver.changed().await.ok()?;
+            let progress = receiver.borrow_and_update().clone();
+            Some((progress, receiver))
+        });
+        let (preload, stop) = (dataset.preload.clone(), self.stop.clone());
+        self.tasks.lock().spawn_on(
+            async move {
+                if let Err(error) = preload.run(paths, stop).await {
+                    warn!(error = %chain(&error), "preload failed");
+                    preload.announce(PreloadState::Failed);
+                }
+            },
+            &self.runtime,
+        );
+        // Up to and with the first row that says how it ended.
+        let mut ended = false;
+        let until_end = progress.filter_map(|progress| async move { progress }).take_while(move |progress| {
+            let go_on = !ended;
+            ended = matches!(progress.state, PreloadState::Done | PreloadState::Failed | PreloadState::Paused);
+            std::future::ready(go_on)
+        });
+        Ok(until_end.boxed())
+    }
+
+    async fn free(&self, paths: Vec<String>) -> Result<Freed, ControlError> {
+        let dataset = self.only("free")?;
+        let paths = if paths.is_empty() { vec!["/".to_owned()] } else { paths };
+        let manifest = dataset.fs.manifest().ok_or_else(|| failed("free", "the data set's files are not listed yet"))?;
+        for path in &paths {
+            if !crate::fs::exists(&manifest, path.as_bytes()).map_err(|error| failed("free", chain(&error)))? {
+                return Err(ControlError::NotFound { path: path.clone() });
+            }
+        }
+        let mut total = Freed::default();
+        for path in paths {
+            let freed = dataset.free(path, false).await.map_err(|detail| failed("free", detail))?;
+            total.files += freed.files;
+            total.bytes += freed.bytes;
+        }
+        Ok(total)
+    }
+
+    async fn refresh(&self) -> Result<(), ControlError> {
+        self.only("refresh")?.refresh.refresh_now().await.map_err(|detail| failed("refresh", detail))
+    }
+
+    async fn set_log_level(&self, directives: &str) -> Result<(), ControlError> {
+        match &*self.log_level.lock() {
+            Some(change) => change(directives).map_err(|detail| failed("set the log level", detail)),
+            None => Err(failed("set the log level", "this process can't change its log")),
+        }
+    }
+}
+
+fn failed(op: &'static str, detail: impl Into<String>) -> ControlError {
+    ControlError::Failed { op, detail: detail.into() }
+}
+
+impl Node {
+    /// The data set of a process that serves one, as `forebay-node mount` does.
+    fn only(&self, op: &'static str) -> Result<Arc<Dataset>, ControlError> {
+        let datasets = self.datasets.read();
+        match datasets.as_slice() {
+            [one] => Ok(one.clone()),
+            [] => Err(failed(op, "no data set is served")),
+            [_, ..] => Err(failed(op, "several data sets are served by this process")),
+        }
+    }
+}
+
+impl Dataset {
+    /// Frees what is cached at or below `path`; with `forbidden_only` just what a rule keeps out of the cache.
+    pub(super) async fn free(&self, path: String, forbidden_only: bool) -> Result<Freed, String> {
+        let Some(manifest) = self.fs.manifest() else { return Ok(Freed::default()) };
+        let fs = self.fs.clone();
+        let free = move || {
+            let mut freed = Freed::default();
+            let reader = fs.reader();
+            let walked = for_each_below(&manifest, path.as_bytes(), &mut |entry, _| {
+                let Ok((file, _)) = fs.file_of_entry(&manifest, entry) else { return };
+                if forbidden_only && file.placement != crate::rules::Placement::Pass {
+                    return;
+                }
+                let here: u64 = (0..reader.block_size().count(file.object.size))
+                    .filter(|index| reader.store().contains(&file.object, BlockIndex(*index)))
+                    .filter_map(|index| reader.block_size().extent(BlockIndex(index), file.object.size))
+                    .map(|extent| extent.len())
+                    .sum();
+                if here > 0 {
+                    reader.store().free(&file.object);
+                    freed.files += 1;
+                    freed.bytes += here;
+                }
+            });
+            walked.map(|_| freed).map_err(|error| chain(&error))
+        };
+        tokio::task::spawn_blocking(free).await.map_err(|error| error.to_string())?
+    }
+
+    fn status(&self, (cached_files, cached_bytes): (u64, u64)) -> DatasetStatus {
+        let statistics = self.fs.statistics();
+        let manifest = self.fs.manifest();
+        let progress = self.refresh.progress();
+        let reader = self.fs.reader().metrics();
+        let sum = |count: fn(&crate::source::SourceMetrics) -> u64| self.sources.iter().map(|source| count(source.metrics())).sum();
+        let error = self.refresh.error().unwrap_or_default();
+        let mut degraded = Vec::new();
+        if !error.is_empty() {
+            degraded.push(format!("the source can't be listed, what was listed before is served: {error}"));
+        }
+        if !statistics.complete {
+            degraded.push("the first listing is not complete: folders are listed on demand".to_owned());
+        }
+        let mut failed_files = self.preload.failed();
+        failed_files.truncate(FAILED_SHOWN);
+        failed_files.extend(self.fs.failures().into_iter().map(|(path, cause)| FailedFile { path, cause }));
+        failed_files.truncate(FAILED_SHOWN);
+        DatasetStatus {
+            name: self.fs.name().to_owned(),
+            mount_point: self.mount_point.display().to_string(),
+            sources: self.sources.iter().map(|source| source.name().to_owned()).collect(),
+            files: statistics.files,
+            directories: statistics.directories,
+            bytes: statistics.bytes,
+            cached_files,
+            cached_bytes,
+            hits: reader.hits.get(),
+            misses: reader.misses.get(),
+            source_bytes: sum(|metrics| metrics.bytes.get()),
+            source_requests: sum(|metrics| metrics.lists.get() + metrics.heads.get() + metrics.reads.get()),
+            source_errors: sum(|metrics| metrics.errors.get()),
+            manifest: match &manifest {
+                None => ManifestStatus::default(),
+                Some(manifest) => {
+                    let summary = manifest.summary();
+                    let age = i64::from(super::now_seconds()).saturating_sub(summary.created_seconds);
+                    ManifestStatus {
+                        version: format!("{:016x}", summary.digest),
+                        term: summary.term,
+                        sequence: summary.sequence,
+                        age: Some(self.refresh.age().unwrap_or(Duration::from_secs(u64::try_from(age).unwrap_or(0)))),
+                    }
+                }
+            },
+            listing: ListingStatus {
+                running: progress.running.load(Relaxed),
+                keys: progress.keys.load(Relaxed),
+                requests: progress.requests.load(Relaxed),
+                error,
+            },
+            preload: self.preload.progress().borrow().clone(),
+            failed_files,
+            unreachable_keys: manifest.as_ref().map_or(0, |manifest| manifest.summary().problems.unreachable()),
+            serving: match self.fs.serving() {
+                Serving::Open => "Open".to_owned(),
+                Serving::NoOpen => "NoOpen".to_owned(),
+            },
+            degraded,
+        }
+    }
+
+    /// For the store's accounting.
+    pub fn slot(&self) -> crate::store::DatasetSlot {
+        self.slot
+    }
+    /// The sources, in the spec's order.
+    pub fn sources(&self) -> &[crate::source::SourceHandle] {
+        &self.sources
+    }
+}
+
+/// A sample of failed files.
+const FAILED_SHOWN: usize = 16;
