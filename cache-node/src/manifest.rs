@@ -13,6 +13,7 @@ mod format;
 pub mod id;
 mod index;
 pub mod key;
+pub mod listing;
 mod pages;
 pub mod removed;
 mod spill;

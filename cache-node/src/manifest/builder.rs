@@ -112,6 +112,12 @@ impl Builder {
         modified_seconds: i64,
         version: &[u8],
     ) -> Result<(), ManifestError> {
+        let version = VersionRef::parse(version);
+        self.push_file(source, key, FileBody { size, modified_seconds, version, source: source.0, key: None })
+    }
+
+    /// `push` of what a listing's log holds; the body's own source and key don't count.
+    pub(super) fn push_file(&mut self, source: SourceIndex, key: &[u8], file: FileBody<'_>) -> Result<(), ManifestError> {
         let Some(stream) = self.streams.get_mut(usize::from(source.0)) else {
             let detail = format!("source {} of {}", source.0, self.streams.len());
             return Err(ManifestError::Build { path: self.directory.clone(), detail });
@@ -127,13 +133,13 @@ impl Builder {
             }
             None => stream.last_key = Some(key.to_vec()),
         }
-        if version.len() > VERSION_BYTES_MAX {
+        if matches!(file.version, VersionRef::Opaque(version) if version.len() > VERSION_BYTES_MAX) {
             self.problems.note(Problem::LongVersion, key);
             return Ok(());
         }
-        let mut file = FileBody { size, modified_seconds, version: VersionRef::parse(version), source: source.0, key: None };
+        let mut file = FileBody { source: source.0, key: None, ..file };
         self.body.clear();
-        let result = match key::to_path(key, size) {
+        let result = match key::to_path(key, file.size) {
             Mapped::Plain(path) => {
                 encode_body_into(&file, &mut self.body);
                 stream.rows.push(path, &self.body)

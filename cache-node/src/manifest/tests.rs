@@ -3,5 +3,5 @@
 
 mod change;
 mod damage;
-mod model;
+pub(super) mod model;
 mod tree;
