@@ -72,6 +72,15 @@ demo-stop: ## stop what `make demo` left running
 torture: ## the long forms of the tests: hours, not minutes
 	FOREBAY_TORTURE=1 $(CARGO) test --workspace --locked --release --no-fail-fast -- --nocapture
 
+# Both mount, and so need root. FOREBAY_TORTURE=1 adds PyTorch and WebDataset, more data and every serving mode.
+.PHONY: readers
+readers: build ## libraries that people train with, on a real mount as nobody, compared with a local copy
+	bench/readers/readers.sh
+
+.PHONY: pjdfstest
+pjdfstest: build ## the part of pjdfstest that applies to a read-only mount
+	bench/readers/pjdfstest.sh
+
 .PHONY: tidy
 tidy: ## the checks of our own: rooms' words, lengths, links, rules and their tests
 	$(CARGO) test --locked -p forebay-bench --test it tidy -- --nocapture

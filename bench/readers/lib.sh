@@ -57,16 +57,18 @@ serve() {
     give_up 1 "the S3 server did not listen within 30 s"
 }
 
-# describe NAME BUCKET [LINES OF NODE.YAML]: writes NAME's two files below $scratch/NAME; its cache is beside them.
+# describe NAME URI [LINES OF NODE.YAML]: writes NAME's two files below $scratch/NAME; its cache is beside them.
 describe() {
+    local s3=''
     mkdir -p "$scratch/$1/cache"
+    case $2 in s3:*) s3="  s3: { endpoint: \"$endpoint\", region: us-east-1, addressing: Path }" ;; esac
     cat >"$scratch/$1/dataset.yaml" <<END
 apiVersion: forebay.dev/v1alpha1
 kind: Dataset
 metadata: { name: $1 }
 spec:
-  source: s3://$2/
-  s3: { endpoint: "$endpoint", region: us-east-1, addressing: Path }
+  source: "$2"
+$s3
 END
     cat >"$scratch/$1/node.yaml" <<END
 apiVersion: forebay.dev/v1alpha1

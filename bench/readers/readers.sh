@@ -14,6 +14,7 @@ else
     scale=1 flags=() check_seconds=3 modes=(Auto)
 fi
 python=$venv/bin/python
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$here
 base=$("$python" -c 'import sys; print(sys.base_prefix)')
 
 say "making the data"
@@ -33,12 +34,12 @@ read_all() {
 
 for mode in "${modes[@]}"; do
     name=readers-${mode,,}
-    describe "$name" readers "serving: $mode"
+    describe "$name" s3://readers/ "serving: $mode"
     before=$(counted body_bytes)
     mount_dataset "$name" "$scratch/mount"
     read_all "$mode, cold"
     read_all "$mode, warm"
-    echo 3 >/proc/sys/vm/drop_caches
+    "$python" -c 'import sys, readers; readers.drop_pages(sys.argv[1])' "$scratch/mount"
     read_all "$mode, pages dropped"
     unmount_dataset "$scratch/mount"
     mount_dataset "$name" "$scratch/mount"
