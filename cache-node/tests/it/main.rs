@@ -5,3 +5,5 @@ mod crash;
 mod fuse;
 mod s3_server;
 mod source_suite;
+mod faults;
+mod lying_server;

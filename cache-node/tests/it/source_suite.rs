@@ -7,7 +7,8 @@ use bytes::Bytes;
 use forebay_node::block::Extent;
 use forebay_node::source::file::FileSource;
 use forebay_node::source::s3::S3;
-use forebay_node::source::{Key, ListRequest, Object, Source, SourceError, Version};
+use forebay_node::source::faulty::{Fault, Faulty};
+use forebay_node::source::{Key, Limits, ListRequest, Object, RetryPolicy, Source, SourceError, SourceHandle, Version};
 use futures::TryStreamExt;
 
 use crate::s3_server::{S3Server, SECRET_KEY, access, location};
@@ -127,6 +128,29 @@ async fn a_folder_is_a_source() {
     let contents = contents();
     contents.iter().for_each(|(key, bytes)| put(key, bytes));
     check(Arc::new(FileSource::new(folder.path()).unwrap()), &contents, &put).await;
+}
+
+/// Every third request fails, and nobody notices behind retries and limits.
+#[tokio::test]
+async fn a_faulty_source_is_a_source_once_it_is_retried() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |key: &str, bytes: &[u8]| {
+        let path = folder.path().join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    let contents = contents();
+    contents.iter().for_each(|(key, bytes)| put(key, bytes));
+    let mut count = 0;
+    let faulty = Faulty::new(Arc::new(FileSource::new(folder.path()).unwrap()), move |_, _| {
+        count += 1;
+        [Fault::None, Fault::None, Fault::Gone, Fault::None, Fault::BreakAfter(1), Fault::None, Fault::Throttled][count % 7]
+    });
+    let policy = RetryPolicy { pause_min: std::time::Duration::from_millis(1), ..RetryPolicy::default() };
+    let handle = SourceHandle::wrap(Arc::new(faulty), Limits::default(), policy);
+    check(handle.background(), &contents, &put).await;
+    assert!(handle.metrics().retries.get() > 0 && handle.metrics().throttles.get() > 0);
+    assert_eq!(handle.metrics().in_flight.get(), 0);
 }
 
 #[tokio::test]
