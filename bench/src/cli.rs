@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use crate::workload::{self, Workload};
-use crate::{check, compare, data, get, serve, suite};
+use crate::{s3_generated, check, compare, data, get, serve, suite};
 
 /// Measures a folder against another one, and serves S3 on loopback to fill it from.
 #[derive(Parser)]
@@ -31,6 +31,24 @@ enum Command {
         /// Write the endpoint here once it listens.
         #[arg(long)]
         ready: Option<PathBuf>,
+    },
+    /// Serve generated keys as an S3 bucket on loopback: any number of objects, none stored.
+    ServeGenerated {
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// Write the endpoint here once it listens.
+        #[arg(long)]
+        ready: Option<PathBuf>,
+        #[arg(long, default_value_t = 10_000_000)]
+        keys: u64,
+        /// Nine of ten keys in one folder, instead of 1000 folders of the same size.
+        #[arg(long)]
+        skewed: bool,
+        #[arg(long, default_value_t = 110_000)]
+        object_bytes: u64,
+        /// How long a page of a listing takes.
+        #[arg(long, default_value_t = 0)]
+        page_delay_ms: u64,
     },
     /// Run one workload over one folder and print what it took, as JSON.
     Read {
@@ -133,6 +151,11 @@ pub(crate) fn run() -> Result<()> {
         }
         Command::Serve { root, listen, ready } => {
             tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve::serve_folder(&root, listen, ready))
+        }
+        Command::ServeGenerated { listen, ready, keys, skewed, object_bytes, page_delay_ms } => {
+            let layout = if skewed { s3_generated::Layout::Skewed } else { s3_generated::Layout::Even };
+            let options = s3_generated::Options { layout, keys, object_bytes, page_delay: Duration::from_millis(page_delay_ms) };
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(s3_generated::serve(listen, ready, options))
         }
         Command::Read { folder, workload, epoch } => {
             let pass = workload::run(&workload, &folder, &workload::files_below(&folder)?, epoch)?;

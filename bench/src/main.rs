@@ -9,6 +9,7 @@ mod get;
 mod loader;
 mod measure;
 mod report;
+mod s3_generated;
 mod serve;
 mod split_mix;
 mod statistics;
