@@ -29,6 +29,8 @@ use crate::source::Version;
 pub use builder::{BuildOptions, Builder, MountedSource};
 pub use catalog::Catalog;
 pub use diff::{Change, What, diff};
+#[cfg(any(test, fuzzing))]
+pub use format::reseal;
 pub use id::{ContentId, PathHash, directory_id, file_id};
 pub use removed::{RemovedEntry, RemovedList};
 pub use view::{Entries, Manifest, ManifestObject};

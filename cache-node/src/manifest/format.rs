@@ -1,5 +1,5 @@
 //! The bytes of a manifest file, version 1. All integers are little-endian.
-//! Knows layouts. Does not touch files. A newer reader must open this version for good: `tests/it/formats.rs` holds one.
+//! Knows layouts. Does not touch files. A newer reader must open this version for good: `tests/golden/manifest-1.bin` is one.
 //!
 //! ```text
 //! page 0      header: magic, version, own crc32c, counts, sections (offset and length each, in bytes), crc32c of the page table
@@ -432,4 +432,28 @@ pub(super) fn push_signed(into: &mut Vec<u8>, value: i64) {
 pub(super) fn push_bytes(into: &mut Vec<u8>, bytes: &[u8]) {
     push_varint(into, bytes.len() as u64);
     into.extend_from_slice(bytes);
+}
+
+/// Makes the checksums of a changed file right again, as far as its header can be read: for tests of what lies behind them.
+#[cfg(any(test, fuzzing))]
+pub fn reseal(bytes: &mut [u8]) {
+    const TABLE_SECTION_AT: usize = SECTIONS_AT + 16 * SectionKind::PageTable as usize;
+    let page_bytes = PAGE_BYTES as usize;
+    if bytes.len() < page_bytes {
+        return;
+    }
+    bytes[..8].copy_from_slice(&MAGIC);
+    let table_at = u64_at(bytes, TABLE_SECTION_AT).and_then(|at| usize::try_from(at).ok()).unwrap_or(usize::MAX);
+    if let Some((pages, table)) = bytes.split_at_mut_checked(table_at) {
+        for (page, crc) in pages.chunks_exact(page_bytes).zip(table.chunks_exact_mut(4)).skip(1) {
+            crc.copy_from_slice(&crc32c(page).to_le_bytes());
+        }
+        let crc = crc32c(table).to_le_bytes();
+        if let Some(stored) = pages.get_mut(SECTIONS_AT + 16 * SECTIONS..).and_then(|rest| rest.get_mut(..4)) {
+            stored.copy_from_slice(&crc);
+        }
+    }
+    bytes[CRC_AT..CRC_AT + 4].fill(0);
+    let crc = crc32c(&bytes[..page_bytes]);
+    bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
 }

@@ -3,5 +3,6 @@
 
 mod change;
 mod damage;
+mod golden;
 pub(super) mod model;
 mod tree;

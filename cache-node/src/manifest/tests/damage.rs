@@ -63,3 +63,32 @@ fn a_cut_file_is_refused() {
     std::fs::write(&victim, [whole.as_slice(), b"x"].concat()).unwrap();
     assert!(Manifest::open(&victim).is_err_and(|error| error.is_damage()));
 }
+
+#[test]
+fn wrong_bytes_under_right_checksums_never_panic() {
+    let mut random = seeded();
+    let folder = tempfile::tempdir().unwrap();
+    let rows = random_rows(&mut random, 1, 100);
+    let path = build(folder.path(), &["/"], 1, &rows).file().to_owned();
+    let whole = std::fs::read(&path).unwrap();
+    let victim = folder.path().join("victim");
+    for _ in 0..count(500, 20_000) {
+        let mut bytes = whole.clone();
+        for _ in 0..random.random_range(1..20) {
+            // Half of them in the header's numbers, where a wrong one does most.
+            let at = if random.random_bool(0.5) { random.random_range(0..256) } else { random.random_range(0..bytes.len()) };
+            bytes[at] = random.random();
+        }
+        crate::manifest::reseal(&mut bytes);
+        std::fs::write(&victim, &bytes).unwrap();
+        if let Ok(manifest) = Manifest::open(&victim) {
+            for number in 0..manifest.summary().directories.min(500) as u32 {
+                let _ = manifest.directory_path(DirectoryIndex(number));
+                for entry in manifest.entries(DirectoryIndex(number), 0).take(200).map_while(Result::ok) {
+                    let _ = (manifest.find(entry.id), manifest.path(entry.index), manifest.object(entry.index));
+                    let _ = manifest.lookup(DirectoryIndex(number), &entry.name);
+                }
+            }
+        }
+    }
+}
