@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::split_mix::SplitMix;
-use crate::workload::read_whole;
+use crate::workload::read_through;
 
 /// An accelerator counts as fed when it computes for at least this share of the time.
 const BUSY_MIN: f64 = 0.9;
@@ -18,6 +18,9 @@ const BUSY_MIN: f64 = 0.9;
 const QUEUE_BATCHES: usize = 2;
 /// No search goes beyond: far over what one machine of today can feed.
 const ACCELERATORS_MAX: usize = 1024;
+
+/// Bytes a reader asks for at a time; a sample below it comes in one read.
+const READ_BYTES: usize = 4 << 20;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Model {
@@ -50,11 +53,17 @@ pub(crate) struct Trial {
 }
 
 /// The largest number of accelerators of which each is busy for nine tenths of the time or more. Doubles, then halves the gap.
-pub(crate) fn fed(model: Model, files: &[(PathBuf, u64)], trial: Trial) -> Result<usize> {
+/// Where not even one is, the share of the time that one is busy: below 0.9.
+pub(crate) fn fed(model: Model, files: &[(PathBuf, u64)], trial: Trial) -> Result<f64> {
     let (mut good, mut bad) = (0, None);
     let mut next = 1;
+    let mut share_of_one = 0.0;
     while next <= ACCELERATORS_MAX {
-        if busy(model, files, next, trial)? >= BUSY_MIN {
+        let share = busy(model, files, next, trial)?;
+        if next == 1 {
+            share_of_one = share;
+        }
+        if share >= BUSY_MIN {
             good = next;
         } else {
             bad = Some(next);
@@ -65,7 +74,7 @@ pub(crate) fn fed(model: Model, files: &[(PathBuf, u64)], trial: Trial) -> Resul
             Some(_) => break,
         };
     }
-    Ok(good)
+    Ok(if good == 0 { share_of_one } else { good as f64 })
 }
 
 /// The share of the time that `accelerators` compute, all together.
@@ -81,11 +90,11 @@ fn busy(model: Model, files: &[(PathBuf, u64)], accelerators: usize, trial: Tria
         for _ in 0..trial.readers {
             let (queue, order, next, stop, failure) = (queue.clone(), &order, &next, &stop, &failure);
             scope.spawn(move || {
-                let mut buffer = Vec::new();
+                let mut buffer = vec![0; READ_BYTES];
                 let mut gathered = 0.0;
                 while !stop.load(Ordering::Relaxed) {
                     let (path, _) = &files[order[next.fetch_add(1, Ordering::Relaxed) % order.len()]];
-                    match read_whole(path, &mut buffer).context("feed the loader") {
+                    match read_through(path, &mut buffer).context("feed the loader") {
                         Ok(bytes) => gathered += bytes as f64,
                         Err(error) => {
                             failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);

@@ -15,11 +15,10 @@ pub(crate) fn own_cpu() -> Duration {
 fn usage() -> libc::rusage {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is to a writable rusage, which the call fills; zeroed is a valid value of it as well.
-    let usage = unsafe {
+    unsafe {
         libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
         usage.assume_init()
-    };
-    usage
+    }
 }
 
 /// User and system time of the processes `pids` so far, all together; one that is gone counts nothing.

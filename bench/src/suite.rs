@@ -41,6 +41,8 @@ pub(crate) struct Scale {
     pub(crate) amounts: data::Amounts,
     pub(crate) pairs: usize,
     pub(crate) random_reads: usize,
+    /// Pairs of searches for the number of accelerators that are fed, and how long one trial of a search is.
+    pub(crate) searches: usize,
     pub(crate) trial: Duration,
     pub(crate) first_byte_files: usize,
 }
@@ -48,11 +50,11 @@ pub(crate) struct Scale {
 impl Scale {
     fn full() -> Self {
         let amounts = data::Amounts { small: 20_000, large: 4, large_bytes: 512 << 20, tiny: 1_000_000, model_bytes: 8 << 30 };
-        Self { amounts, pairs: 7, random_reads: 20_000, trial: Duration::from_secs(3), first_byte_files: 200 }
+        Self { amounts, pairs: 7, random_reads: 100_000, searches: 5, trial: Duration::from_secs(3), first_byte_files: 200 }
     }
     fn short() -> Self {
         let amounts = data::Amounts { small: 400, large: 2, large_bytes: 32 << 20, tiny: 3000, model_bytes: 64 << 20 };
-        Self { amounts, pairs: 5, random_reads: 1000, trial: Duration::from_millis(300), first_byte_files: 20 }
+        Self { amounts, pairs: 5, random_reads: 1000, searches: 1, trial: Duration::from_millis(300), first_byte_files: 20 }
     }
 }
 

@@ -138,7 +138,7 @@ fn whole_files(files: &[(PathBuf, u64)], threads: usize, order: Order, epoch: u6
 }
 
 /// Open, fstat, read to the end, close: what a loader of images does. Returns the bytes read into the front of `buffer`.
-pub(crate) fn read_whole(path: &Path, buffer: &mut Vec<u8>) -> Result<usize> {
+fn read_whole(path: &Path, buffer: &mut Vec<u8>) -> Result<usize> {
     let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     let size = file.metadata()?.len() as usize;
     if buffer.len() < size {
@@ -158,15 +158,21 @@ fn sequential(files: &[(PathBuf, u64)]) -> Result<Pass> {
     let mut buffer = vec![0; SEQUENTIAL_READ_BYTES];
     let mut bytes = 0;
     for (path, _) in files {
-        let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-        loop {
-            match file.read(&mut buffer).with_context(|| format!("read {}", path.display()))? {
-                0 => break,
-                read => bytes += read as u64,
-            }
-        }
+        bytes += read_through(path, &mut buffer)?;
     }
     Ok(Pass { units: files.len() as u64, bytes, ..Pass::default() })
+}
+
+/// Reads a file to its end in pieces of `buffer`'s length, which are overwritten; gives the bytes read.
+pub(crate) fn read_through(path: &Path, buffer: &mut [u8]) -> Result<u64> {
+    let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let mut bytes = 0;
+    loop {
+        match file.read(buffer).with_context(|| format!("read {}", path.display()))? {
+            0 => return Ok(bytes),
+            read => bytes += read as u64,
+        }
+    }
 }
 
 fn mapped(files: &[(PathBuf, u64)]) -> Result<Pass> {

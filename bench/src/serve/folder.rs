@@ -160,12 +160,9 @@ impl S3 for FolderServer {
             from = if is_folder { std::ops::Bound::Excluded(past_folder(&after)) } else { std::ops::Bound::Excluded(after) };
         }
         let mut more = false;
-        loop {
-            let Some((key, row)) =
-                keys.range((from.clone(), std::ops::Bound::Unbounded)).next().filter(|(key, _)| key.starts_with(&prefix))
-            else {
-                break;
-            };
+        while let Some((key, row)) =
+            keys.range((from.clone(), std::ops::Bound::Unbounded)).next().filter(|(key, _)| key.starts_with(&prefix))
+        {
             if page.count() == keys_max {
                 more = true;
                 break;

@@ -8,8 +8,10 @@ use anyhow::Result;
 
 use super::Suite;
 
+type Measure = fn(&mut Suite) -> Result<()>;
+
 /// Names are prefixes of the rows they make; `make bench ROWS="steady walk"` chooses by prefix.
-pub(super) const ALL: [(&str, fn(&mut Suite) -> Result<()>); 14] = [
+pub(super) const ALL: [(&str, Measure); 14] = [
     ("cold-epoch", cold::epoch),
     ("cold-first-byte", cold::first_byte),
     ("source-bytes", cold::source_bytes),

@@ -118,9 +118,11 @@ pub(super) fn mmap(suite: &mut Suite) -> Result<()> {
 
 pub(super) fn random(suite: &mut Suite) -> Result<()> {
     let mut node = suite.warm(&suite.setup("large", &["large"]))?;
-    for (block, block_name) in [(4 << 10, "4k"), (128 << 10, "128k")] {
+    // A big read takes about as long as five small ones.
+    let reads = suite.scale.random_reads;
+    for (block, block_name, reads) in [(4 << 10, "4k", reads), (128 << 10, "128k", reads / 5)] {
         for threads in [1, 8, 64] {
-            let workload = Workload::Random { block, threads, reads: suite.scale.random_reads };
+            let workload = Workload::Random { block, threads, reads };
             let result = against(suite, &mut node, "large", "", &workload, Before::DropPages)?;
             let note = format!("p50 {:.0} us, p99 {:.0} us, store-warm", result.p50_us, result.p99_us);
             suite.row(&format!("random-{block_name}-threads-{threads}"), "reads/s", Goal::AtLeast(0.8), &result, node.memory(), note);
@@ -159,11 +161,11 @@ pub(super) fn accelerators(suite: &mut Suite) -> Result<()> {
         let (local, mounted) = (files_below(&suite.local(prefix))?, files_below(&node.mount_point())?);
         loader::fed(model, &mounted, trial)?;
         let (mut controls, mut candidates) = (Vec::new(), Vec::new());
-        for _ in 0..suite.scale.pairs {
-            controls.push(loader::fed(model, &local, trial)? as f64);
-            candidates.push(loader::fed(model, &mounted, trial)? as f64);
+        for _ in 0..suite.scale.searches {
+            controls.push(loader::fed(model, &local, trial)?);
+            candidates.push(loader::fed(model, &mounted, trial)?);
         }
-        let samples: Vec<f64> = controls.iter().zip(&candidates).map(|(control, candidate)| candidate / control.max(1.0)).collect();
+        let samples: Vec<f64> = controls.iter().zip(&candidates).map(|(control, candidate)| candidate / control.max(1e-3)).collect();
         let figures = Figures {
             control: median(&controls),
             forebay: median(&candidates),
