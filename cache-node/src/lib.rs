@@ -3,7 +3,9 @@
 
 pub mod access;
 pub mod block;
+pub mod cli;
 pub mod control;
+pub mod doctor;
 pub mod evict;
 pub mod fill;
 pub mod fs;

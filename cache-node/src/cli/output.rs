@@ -1,0 +1,170 @@
+//! What the commands print: text for people, JSON for programs.
+
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::Output;
+use super::commands::MountStatus;
+use crate::control::{DatasetStatus, PreloadProgress, PreloadState};
+use crate::doctor::{Finding, Level};
+
+pub(super) fn json(value: &impl Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("error: write JSON: {error}"),
+    }
+}
+
+pub(super) fn bytes(count: u64) -> HumanBytes {
+    HumanBytes(count)
+}
+
+pub(super) fn findings(findings: &[Finding]) {
+    for finding in findings {
+        let level = match finding.level {
+            Level::Ok => "OK  ",
+            Level::Warn => "WARN",
+            Level::Fail => "FAIL",
+        };
+        println!("{level} {}: {}", finding.check, finding.found);
+        if let Some(cure) = &finding.cure {
+            println!("     -> {cure}");
+        }
+    }
+}
+
+pub(super) fn status(mounts: &[MountStatus]) {
+    if mounts.is_empty() {
+        println!("nothing is mounted; `forebay-node mount dataset.yaml ./data` mounts a data set");
+    }
+    for mount in mounts {
+        println!("{} on {}", mount.name, mount.mount_point);
+        if let Some(problem) = &mount.problem {
+            println!("  problem   {problem}");
+        }
+        let Some(node) = &mount.node else { continue };
+        for dataset in &node.datasets {
+            self::dataset(dataset);
+        }
+        for tier in &node.tiers {
+            println!(
+                "  tier      {}: {} of {} used, {} free on the disk",
+                tier.path,
+                bytes(tier.used_bytes),
+                bytes(tier.capacity_bytes),
+                bytes(tier.free_bytes)
+            );
+            if !tier.degraded.is_empty() {
+                println!("  degraded  {}: {}", tier.path, tier.degraded);
+            }
+        }
+        println!("  daemon    pid {}, version {}, up {}", node.pid, node.version, HumanDuration(node.uptime));
+    }
+}
+
+fn dataset(dataset: &DatasetStatus) {
+    println!("  source    {}", dataset.sources.join(", "));
+    println!("  files     {} in {} folders, {}", HumanCount(dataset.files), HumanCount(dataset.directories), bytes(dataset.bytes));
+    let percent = (u128::from(dataset.cached_bytes) * 100).checked_div(u128::from(dataset.bytes)).unwrap_or(100);
+    println!("  cached    {} ({percent} %), {} files", bytes(dataset.cached_bytes), HumanCount(dataset.cached_files));
+    println!("  reads     {} hits, {} misses", HumanCount(dataset.hits), HumanCount(dataset.misses));
+    println!(
+        "  fetched   {} in {} requests, {} errors",
+        bytes(dataset.source_bytes),
+        HumanCount(dataset.source_requests),
+        HumanCount(dataset.source_errors)
+    );
+    match dataset.manifest.age {
+        Some(age) => println!(
+            "  manifest  {} (term {}, sequence {}), {} old",
+            dataset.manifest.version,
+            dataset.manifest.term,
+            dataset.manifest.sequence,
+            HumanDuration(age)
+        ),
+        None => println!("  manifest  none yet: folders are listed when they are read"),
+    }
+    if dataset.listing.running {
+        println!("  listing   {} keys so far, {} requests", HumanCount(dataset.listing.keys), HumanCount(dataset.listing.requests));
+    }
+    if !dataset.listing.error.is_empty() {
+        println!("  listing   failed: {}", dataset.listing.error);
+    }
+    if let Some(progress) = &dataset.preload {
+        println!("  preload   {}", line(progress));
+    }
+    if dataset.unreachable_keys > 0 {
+        println!("  keys      {} that no path can name", HumanCount(dataset.unreachable_keys));
+    }
+    for file in &dataset.failed_files {
+        println!("  failed    {}: {}", file.path, file.cause);
+    }
+    println!("  serving   {}", dataset.serving);
+    for reason in &dataset.degraded {
+        println!("  degraded  {reason}");
+    }
+}
+
+fn line(progress: &PreloadProgress) -> String {
+    let state = match progress.state {
+        PreloadState::Waiting => "waits for the list of files",
+        PreloadState::Running => "runs",
+        PreloadState::Paused => "is paused",
+        PreloadState::Done => "is done",
+        PreloadState::Failed => "is done, with failed files",
+    };
+    let left = progress.bytes_total.saturating_sub(progress.bytes_done).checked_div(progress.bytes_per_second);
+    let left = match left {
+        Some(seconds) if progress.state == PreloadState::Running => format!(", {} left", HumanDuration(Duration::from_secs(seconds))),
+        _ => String::new(),
+    };
+    format!(
+        "{state}: {} of {} files, {} of {}, {}/s{left}, {} failed",
+        HumanCount(progress.files_done),
+        HumanCount(progress.files_total),
+        bytes(progress.bytes_done),
+        bytes(progress.bytes_total),
+        bytes(progress.bytes_per_second),
+        HumanCount(progress.files_failed),
+    )
+}
+
+/// A bar on a terminal, nothing elsewhere; with JSON one object a line.
+pub(super) struct Bar {
+    bar: ProgressBar,
+    format: Output,
+}
+
+impl Bar {
+    pub(super) fn new(format: Output) -> Self {
+        let target = match format {
+            Output::Text => ProgressDrawTarget::stderr(),
+            Output::Json => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {bytes}/{total_bytes} {msg}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self { bar, format }
+    }
+
+    pub(super) fn show(&self, progress: &PreloadProgress) {
+        match self.format {
+            Output::Text => {
+                self.bar.set_length(progress.bytes_total);
+                self.bar.set_position(progress.bytes_done);
+                self.bar.set_message(line(progress));
+            }
+            Output::Json => println!("{}", serde_json::to_string(progress).unwrap_or_default()),
+        }
+    }
+
+    pub(super) fn finish(&self, progress: &PreloadProgress) {
+        self.bar.finish_and_clear();
+        if self.format == Output::Text {
+            println!("preload {}", line(progress));
+        }
+    }
+}
