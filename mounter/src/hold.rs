@@ -37,15 +37,9 @@ pub struct HoldOptions {
 /// What concerns who runs the daemons.
 #[derive(Debug)]
 pub enum Event {
-    Adopted {
-        pid: u32,
-    },
-    Ready {
-        pid: u32,
-    },
-    Unmount {
-        answer: Answer,
-    },
+    Adopted { pid: u32 },
+    Ready { pid: u32 },
+    Unmount { answer: Answer },
 }
 
 /// Where an answer goes that takes longer; dropped, it breaks the asker's connection.

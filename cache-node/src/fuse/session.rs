@@ -125,13 +125,20 @@ async fn sweep(passthrough: Arc<Passthrough>, notifier: Handover) {
     }
 }
 
-/// Raises the soft limit of open files to the hard one, and tells it: passed-through files stay open.
+/// Open files that a passed-through tree may need; as many as Linux gives a process by default (`fs.nr_open`).
+const FILES_WANTED: u64 = 1 << 20;
+
+/// Raises the limit of open files as far as this process may, and tells it: passed-through files stay open.
 fn raise_files_max() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let files = if raised.is_ok() { limit.maximum } else { limit.current };
-    files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
+    let hard = getrlimit(Resource::Nofile).maximum;
+    // Above the hard limit is for root only, else as far as that.
+    for files in [hard.map(|hard| hard.max(FILES_WANTED)), hard] {
+        if setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files }).is_ok() {
+            break;
+        }
+    }
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 thread_local! {

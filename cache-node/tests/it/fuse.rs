@@ -1,6 +1,7 @@
 //! The session through the real kernel, on a tree whose every byte is known.
 
 pub(crate) mod child;
+mod speed;
 pub(crate) mod tree;
 
 use std::fs::{self, File};
