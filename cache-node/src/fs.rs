@@ -92,8 +92,17 @@ pub struct DirectoryRow<'a> {
     pub node: Node,
 }
 
-/// A complete local file that the kernel may read by itself. Never changes; its bytes stay for as long as this is held.
-pub type LocalFile = Arc<dyn AsFd + Send + Sync>;
+/// A complete local file that the kernel may read by itself. Never changes.
+pub trait LocalFile: AsFd + Send + Sync {
+    /// What keeps its bytes counted for as long as the kernel may read them. Holds no descriptor: there may be many.
+    fn keep(&self) -> Box<dyn KeptFile>;
+}
+
+/// See `LocalFile::keep`.
+pub trait KeptFile: Send + Sync {
+    /// The store has let go of it: it should be given up when nobody has it open.
+    fn is_evicted(&self) -> bool;
+}
 
 /// How an `open` is to be answered.
 #[derive(Clone)]
@@ -103,7 +112,7 @@ pub enum Opened {
     /// Read through the daemon; the kernel keeps its pages over opens (content never changes under an id).
     Cached,
     /// The kernel reads this file by itself.
-    Passthrough(LocalFile),
+    Passthrough(Arc<dyn LocalFile>),
 }
 
 /// What the kernel must forget, in the order to be written. Sent to whoever holds the mount.

@@ -29,7 +29,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
-pub use complete::CompleteFile;
+pub use complete::{CompleteFile, Kept};
 pub use segment::fuzz_decode;
 pub use types::*;
 

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use tracing::warn;
 
-use super::{Attempt, Error, Filesystem, IoMode, LocalFile, NodeId, Opened, Serving};
+use crate::store::{CompleteFile, Kept};
+
+use super::{Attempt, Error, Filesystem, IoMode, KeptFile, LocalFile, NodeId, Opened, Serving};
 use crate::block::{Extent, ObjectRef};
 use crate::fill::{FillError, chain};
 
@@ -40,7 +42,7 @@ impl Filesystem {
     /// `Stale` when the local file is gone: the VFS looks the path up again and gets an id in the other mode.
     fn open_local(&self, id: NodeId, object: &ObjectRef) -> Result<Opened, Error> {
         match self.parts.reader.store().open_complete(object) {
-            Ok(Some(file)) => Ok(Opened::Passthrough(file as LocalFile)),
+            Ok(Some(file)) => Ok(Opened::Passthrough(file)),
             Ok(None) => Err(Error::Stale { id }),
             Err(error) => {
                 warn!(dataset = self.name(), error = %chain(&error), "a complete local file can't be opened; it is read from the source");
@@ -91,5 +93,17 @@ impl Filesystem {
                 Err(Error::Io)
             }
         }
+    }
+}
+
+impl LocalFile for CompleteFile {
+    fn keep(&self) -> Box<dyn KeptFile> {
+        Box::new(CompleteFile::keep(self))
+    }
+}
+
+impl KeptFile for Kept {
+    fn is_evicted(&self) -> bool {
+        Kept::is_evicted(self)
     }
 }

@@ -13,11 +13,11 @@ use forebay_mounter::backing::{self, BackingId};
 use forebay_mounter::notify::Notification;
 use parking_lot::Mutex;
 
-use crate::fs::LocalFile;
+use crate::fs::{KeptFile, LocalFile};
 use crate::handover::Handover;
 
-/// Most nodes that keep a backing id without being open: each holds an open file here and in the kernel.
-const IDLE_MAX: usize = 65_536;
+/// About how many nodes may have a backing id: for each the kernel keeps a file open, some 2 KiB with its inode.
+const NODES_MAX: usize = 262_144;
 /// Opens of different nodes seldom meet in one of so many.
 const SHARDS: usize = 64;
 /// A FORGET that comes this soon after an adoption may be older than an open that the daemon before answered.
@@ -33,7 +33,6 @@ pub(super) struct Passthrough {
     /// Handles of this session carry it: a release of an older handle is not one of our opens.
     epoch: u64,
     adopted: Instant,
-    idle_max: usize,
     /// Counts opens; an entry's last one tells how recently it was used.
     clock: AtomicU64,
     /// The kernel refuses to register files: everything is read through the daemon.
@@ -44,7 +43,7 @@ pub(super) struct Passthrough {
 struct Entry {
     backing: BackingId,
     /// Keeps the bytes counted in the store. `None`: inherited, the daemon before had it.
-    file: Option<LocalFile>,
+    kept: Option<Box<dyn KeptFile>>,
     /// Of this session.
     opens: u32,
     /// A daemon before this one answered opens with it, nobody knows how many are left.
@@ -55,6 +54,10 @@ struct Entry {
 impl Entry {
     fn is_idle(&self) -> bool {
         self.opens == 0 && !self.inherited
+    }
+
+    fn is_evicted(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.is_evicted())
     }
 }
 
@@ -90,26 +93,23 @@ pub(super) struct Beginning {
     pub(super) inherited: HashMap<u64, u32>,
     pub(super) epoch: u64,
     pub(super) prune: bool,
-    /// Open files that this process may have; half of them may be idle backing files.
-    pub(super) files_max: usize,
 }
 
 impl Passthrough {
     pub(super) fn new(beginning: Beginning) -> Self {
-        let Beginning { handover, device, inherited, epoch, prune, files_max } = beginning;
+        let Beginning { handover, device, inherited, epoch, prune } = beginning;
         let table = Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             registrar: device.map_or(Registrar::Nobody, Registrar::choose),
             handover,
             epoch,
             adopted: Instant::now(),
-            idle_max: IDLE_MAX.min(files_max / 2),
             clock: AtomicU64::new(0),
             off: AtomicBool::new(false),
             prune,
         };
         for (node, backing) in inherited {
-            let entry = Entry { backing: BackingId(backing), file: None, opens: 0, inherited: true, last_use: 0 };
+            let entry = Entry { backing: BackingId(backing), kept: None, opens: 0, inherited: true, last_use: 0 };
             table.shard(node).lock().insert(node, entry);
         }
         table
@@ -132,7 +132,7 @@ impl Passthrough {
     /// Registers `file` for `node` and counts an open; the id that it has already, if another thread was faster.
     ///
     /// The shard stays locked until the holder knows the id: a second open must not be answered with an id that the next daemon would miss.
-    pub(super) fn open(&self, node: u64, file: LocalFile) -> io::Result<BackingId> {
+    pub(super) fn open(&self, node: u64, file: &dyn LocalFile) -> io::Result<BackingId> {
         let last_use = self.tick();
         let mut shard = self.shard(node).lock();
         let closed = self.make_room(&mut shard);
@@ -143,17 +143,17 @@ impl Passthrough {
                 entry.last_use = last_use;
                 Ok(entry.backing)
             }
-            MapEntry::Vacant(vacant) => self.register(node, &file).inspect(|backing| {
-                vacant.insert(Entry { backing: *backing, file: Some(file), opens: 1, inherited: false, last_use });
+            MapEntry::Vacant(vacant) => self.register(node, file).inspect(|backing| {
+                vacant.insert(Entry { backing: *backing, kept: Some(file.keep()), opens: 1, inherited: false, last_use });
             }),
         };
         drop(shard);
-        // The files' last descriptors are closed outside the lock.
+        // What a kept file's end frees is freed outside the lock.
         drop(closed);
         opened
     }
 
-    fn register(&self, node: u64, file: &LocalFile) -> io::Result<BackingId> {
+    fn register(&self, node: u64, file: &dyn LocalFile) -> io::Result<BackingId> {
         let registered = match &self.registrar {
             Registrar::Directly(device) => backing::open(device, file.as_fd()).and_then(|backing| {
                 self.handover.registered(node, backing).map_err(io::Error::other)?;
@@ -199,26 +199,26 @@ impl Passthrough {
 
     /// Closes the oldest eighth of a shard's idle entries when it is over its share. Gives them back to be dropped outside the lock.
     fn make_room(&self, shard: &mut HashMap<u64, Entry>) -> Vec<Entry> {
-        let share = (self.idle_max / SHARDS).max(1);
+        let share = NODES_MAX / SHARDS;
         if shard.len() < share {
             return Vec::new();
         }
         let mut idle: Vec<(u64, u64)> =
             shard.iter().filter(|(_, entry)| entry.is_idle()).map(|(node, entry)| (entry.last_use, *node)).collect();
         idle.sort_unstable();
-        let nodes: Vec<u64> = idle.into_iter().take((share / 8).max(1)).map(|(_, node)| node).collect();
+        let nodes: Vec<u64> = idle.into_iter().take(share / 8).map(|(_, node)| node).collect();
         let removed = nodes.iter().filter_map(|node| shard.remove(node)).collect();
         self.close(&nodes);
         removed
     }
 
-    /// Lets go of files that the store has unlinked since, where nobody has them open; to be called regularly.
+    /// Lets go of files that the store has evicted since, where nobody has them open; to be called regularly.
     /// Inherited ones can't be closed: the kernel is asked to drop their inodes, which sends a FORGET if they are unused.
     pub(super) fn sweep(&self) -> Vec<Notification> {
         let mut prune = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.lock();
-            let gone: Vec<u64> = shard.iter().filter(|(_, entry)| entry.is_idle() && entry.is_unlinked()).map(|(node, _)| *node).collect();
+            let gone: Vec<u64> = shard.iter().filter(|(_, entry)| entry.is_idle() && entry.is_evicted()).map(|(node, _)| *node).collect();
             let removed: Vec<Entry> = gone.iter().filter_map(|node| shard.remove(node)).collect();
             self.close(&gone);
             if self.prune && self.adopted.elapsed() > FORGET_TRUSTED_AFTER {
@@ -257,12 +257,6 @@ impl Passthrough {
 
     fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-impl Entry {
-    fn is_unlinked(&self) -> bool {
-        self.file.as_ref().is_some_and(|file| rustix::fs::fstat(file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0))
     }
 }
 

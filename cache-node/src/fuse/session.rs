@@ -68,7 +68,6 @@ pub(super) fn start<S: Serve>(
         inherited: adopted.record.backing.clone(),
         epoch,
         prune: features.prune,
-        files_max: raise_files_max(),
     }));
     let shared = Arc::new(Shared {
         serve: Arc::clone(&serve),
@@ -125,22 +124,6 @@ async fn sweep(passthrough: Arc<Passthrough>, notifier: Handover) {
     }
 }
 
-/// Open files that a passed-through tree may need; as many as Linux gives a process by default (`fs.nr_open`).
-const FILES_WANTED: u64 = 1 << 20;
-
-/// Raises the limit of open files as far as this process may, and tells it: passed-through files stay open.
-fn raise_files_max() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let hard = getrlimit(Resource::Nofile).maximum;
-    // Above the hard limit is for root only, else as far as that.
-    for files in [hard.map(|hard| hard.max(FILES_WANTED)), hard] {
-        if setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files }).is_ok() {
-            break;
-        }
-    }
-    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
-}
-
 thread_local! {
     /// Where this thread reads into before it replies. Grows to the largest request, 1 MiB.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -161,7 +144,7 @@ impl<S: Serve> Shared<S> {
         self.latencies.finish(timed, opened, |opened| match opened {
             Ok(Opened::NoOpen) => self.reply_no_open(reply),
             Ok(Opened::Passthrough(file)) if node.mode() == IoMode::Passthrough && self.passthrough.is_on() => {
-                match self.passthrough.open(node.0, file) {
+                match self.passthrough.open(node.0, &*file) {
                     Ok(backing) => self.reply_backed(reply, backing),
                     // Reading through the daemon gives the same bytes.
                     Err(_) => self.reply_cached(reply),

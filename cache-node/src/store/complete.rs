@@ -34,6 +34,22 @@ impl CompleteFile {
     }
 }
 
+/// Keeps a file's bytes counted, and there for who registered it, without a descriptor of its own: processes may have few.
+pub struct Kept(Arc<Object>);
+
+impl Kept {
+    /// See `CompleteFile::is_evicted`.
+    pub fn is_evicted(&self) -> bool {
+        self.0.is_gone()
+    }
+}
+
+impl CompleteFile {
+    pub fn keep(&self) -> Kept {
+        Kept(Arc::clone(&self.object))
+    }
+}
+
 impl AsFd for CompleteFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

@@ -54,9 +54,6 @@ pub(crate) fn daemon(socket: &Path, plan: &Plan) -> Killed {
 fn serves() {
     let (Ok(socket), Ok(plan)) = (std::env::var(SOCKET), std::env::var(PLAN)) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    // Two descriptors a file, for the largest tree.
-    let files = rustix::process::Rlimit { current: Some(100_000), maximum: Some(100_000) };
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, files);
     let tree = Arc::new(Tree::new(serde_json::from_str(&plan).unwrap()));
     let handover = Handover::connect(Path::new(&socket)).unwrap();
     let adopted = handover.adopt().unwrap();

@@ -1,7 +1,9 @@
 //! A data set in memory whose every byte can be recomputed: what a session serves in these tests.
 
 use std::fs::File;
+use std::io::Write;
 use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_node::fs::{
-    Attempt, Attributes, DirectoryRow, Error, Invalidation, IoMode, Kind, LocalFile, Node, NodeId, Opened, Serving, Statistics,
+    Attempt, Attributes, DirectoryRow, Error, Invalidation, IoMode, KeptFile, Kind, LocalFile, Node, NodeId, Opened, Serving, Statistics,
 };
 use forebay_node::fuse::Serve;
 use serde::{Deserialize, Serialize};
@@ -76,9 +78,11 @@ impl Plan {
         let folder = self.local.as_ref().unwrap();
         std::fs::create_dir_all(folder).unwrap();
         let mut bytes = Vec::new();
+        let mut segment = File::create(folder.join("segment")).unwrap();
         for file in 0..self.files() {
             bytes.resize(self.size(file) as usize, 0);
             fill(file, 0, &mut bytes);
+            segment.write_all(&bytes).unwrap();
             std::fs::write(self.local_path(folder, file), &bytes).unwrap();
         }
     }
@@ -113,23 +117,47 @@ pub(crate) fn first_wrong(file: u64, offset: u64, bytes: &[u8]) -> Option<usize>
 
 pub(crate) struct Tree {
     plan: Plan,
-    locals: Vec<Option<LocalFile>>,
-    readers: Vec<File>,
+    /// All files, one after another, as a segment of the store has them.
+    segment: Option<File>,
+    starts: Vec<u64>,
     reads: std::sync::atomic::AtomicU64,
 }
 
 const DIRECTORY: u64 = 2;
 
+/// A file that nobody evicts.
+struct Local(File);
+
+impl AsFd for Local {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl LocalFile for Local {
+    fn keep(&self) -> Box<dyn KeptFile> {
+        Box::new(Kept)
+    }
+}
+
+struct Kept;
+
+impl KeptFile for Kept {
+    fn is_evicted(&self) -> bool {
+        false
+    }
+}
+
 impl Tree {
     pub(crate) fn new(plan: Plan) -> Self {
-        let mut locals = Vec::new();
-        let mut readers = Vec::new();
-        for file in 0..plan.files() {
-            let local = plan.local.as_ref().map(|folder| File::open(plan.local_path(folder, file)).unwrap());
-            locals.push(local.as_ref().map(|local| Arc::new(local.try_clone().unwrap()) as LocalFile));
-            readers.extend(local);
-        }
-        Self { plan, locals, readers, reads: std::sync::atomic::AtomicU64::new(0) }
+        let starts = (0..plan.files())
+            .scan(0, |at, file| {
+                *at += plan.size(file);
+                Some(*at - plan.size(file))
+            })
+            .collect();
+        let segment = plan.local.as_ref().map(|folder| File::open(folder.join("segment")).unwrap());
+        Self { plan, segment, starts, reads: std::sync::atomic::AtomicU64::new(0) }
     }
 
     fn file_of(&self, id: NodeId) -> Result<u64, Error> {
@@ -197,8 +225,8 @@ impl Tree {
     fn read_into(&self, id: NodeId, offset: u64, into: &mut [u8]) -> Result<usize, Error> {
         let file = self.file_of(id)?;
         let bytes = self.plan.size(file).saturating_sub(offset).min(into.len() as u64) as usize;
-        match self.readers.get(file as usize) {
-            Some(local) => local.read_exact_at(&mut into[..bytes], offset).unwrap(),
+        match &self.segment {
+            Some(segment) => segment.read_exact_at(&mut into[..bytes], self.starts[file as usize] + offset).unwrap(),
             None => fill(file, offset, &mut into[..bytes]),
         }
         Ok(bytes)
@@ -232,8 +260,10 @@ impl Serve for Tree {
         if self.plan.no_open {
             return Attempt::Ready(Ok(Opened::NoOpen));
         }
-        Attempt::Ready(self.file_of(id).map(|file| match (id.mode(), &self.locals[file as usize]) {
-            (IoMode::Passthrough, Some(local)) => Opened::Passthrough(Arc::clone(local)),
+        Attempt::Ready(self.file_of(id).map(|file| match (id.mode(), &self.plan.local) {
+            (IoMode::Passthrough, Some(folder)) => {
+                Opened::Passthrough(Arc::new(Local(File::open(self.plan.local_path(folder, file)).unwrap())))
+            }
             _ => Opened::Cached,
         }))
     }
