@@ -18,8 +18,8 @@ use tracing::{info, warn};
 use crate::block::ObjectRef;
 use crate::fill::chain;
 use crate::fs::Filesystem;
+use crate::manifest::listing::ListingError;
 use crate::manifest::{Catalog, ContentId, Manifest, ManifestError, diff};
-use crate::source::SourceError;
 
 /// First pause after a failed listing; doubles up to `RETRY_MAX`, or the interval if that is shorter.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -29,13 +29,9 @@ const WANTED_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    #[error("list {origin}")]
-    Source {
-        origin: String,
-        #[source]
-        cause: SourceError,
-    },
-    #[error("build the manifest")]
+    #[error(transparent)]
+    Listing(#[from] ListingError),
+    #[error("adopt the manifest")]
     Manifest(#[from] ManifestError),
     #[error("list: the task was given up")]
     Aborted,
@@ -61,6 +57,8 @@ pub struct Changes {
 #[derive(Clone, Debug, Default)]
 struct Outcome {
     number: u64,
+    /// Another one runs, from its first request until it serves.
+    busy: bool,
     error: Option<String>,
 }
 
@@ -77,6 +75,8 @@ pub struct Refresh {
     last: Mutex<(Option<Instant>, Changes)>,
     /// Object versions that the last sync lost: freed at the next one, when the kernel had an interval to let go of them.
     lost: Mutex<Vec<(ContentId, ObjectRef)>>,
+    /// Guards the number of the listing that goes on: one that failed is gone on with, so what it listed is as old as its first attempt.
+    number: Mutex<Option<u64>>,
     asked: Notify,
     outcomes: watch::Sender<Outcome>,
     /// Manifests that began to serve; grows with each.
@@ -93,6 +93,7 @@ impl Refresh {
             progress: Arc::default(),
             last: Mutex::default(),
             lost: Mutex::default(),
+            number: Mutex::new(None),
             asked: Notify::new(),
             outcomes: watch::Sender::new(Outcome::default()),
             synced: watch::Sender::new(0),
@@ -128,7 +129,10 @@ impl Refresh {
     pub async fn refresh_now(&self) -> Result<(), String> {
         let mut outcomes = self.outcomes.subscribe();
         // One that runs already may have passed the keys that the caller means: the next one counts.
-        let wanted = outcomes.borrow_and_update().number + 1 + u64::from(self.progress.running.load(Relaxed));
+        let wanted = {
+            let last = outcomes.borrow_and_update();
+            last.number + 1 + u64::from(last.busy)
+        };
         self.asked.notify_one();
         let outcome = outcomes.wait_for(|outcome| outcome.number >= wanted).await.map_err(|_| "the node is stopping".to_owned())?;
         outcome.error.clone().map_or(Ok(()), Err)
@@ -142,6 +146,7 @@ impl Refresh {
                 () = stop.cancelled() => return,
                 () = self.due() => {}
             }
+            self.outcomes.send_modify(|last| last.busy = true);
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,
                 outcome = self.refresh() => outcome,
@@ -163,7 +168,7 @@ impl Refresh {
                 // Once for each cause, not at each attempt.
                 warn!(dataset = self.fs.name(), error, "listing failed; what was listed before goes on serving");
             }
-            self.outcomes.send_modify(|last| *last = Outcome { number: last.number + 1, error: failed });
+            self.outcomes.send_modify(|last| *last = Outcome { number: last.number + 1, busy: false, error: failed });
             if outcome.is_err() {
                 let asked = self.asked.notified();
                 tokio::select! {
@@ -206,11 +211,12 @@ impl Refresh {
 
     /// One listing, from the first request to serving.
     async fn refresh(self: &Arc<Self>) -> Result<Changes, RefreshError> {
-        let number = self.fs.begin_listing();
+        let number = *self.number.lock().get_or_insert_with(|| self.fs.begin_listing());
         self.progress.running.store(true, Relaxed);
         let listed = self.list().await;
         self.progress.running.store(false, Relaxed);
         let path = listed?;
+        *self.number.lock() = None;
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.adopt(path, number)).await.map_err(|_| RefreshError::Aborted)?
     }

@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crash;
-mod fuse;
-mod s3_server;
-mod source_suite;
 mod faults;
+mod fuse;
 mod lying_server;
+mod memory_source;
+mod s3_server;
+mod semantics;
+mod source_suite;
