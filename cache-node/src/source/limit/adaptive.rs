@@ -51,8 +51,8 @@ impl Adaptive {
         self.limit as u32
     }
 
-    /// An answer came after `elapsed`, while `in_flight` requests ran.
-    pub(super) fn answered(&mut self, kind: Kind, elapsed: Duration, in_flight: u32, now: Instant) {
+    /// An answer came after `elapsed`; `is_used`: as many requests ran as could.
+    pub(super) fn answered(&mut self, kind: Kind, elapsed: Duration, is_used: bool, now: Instant) {
         let seconds = elapsed.as_secs_f64();
         let latency = &mut self.latencies[kind as usize];
         if latency.best == 0.0 {
@@ -65,7 +65,7 @@ impl Adaptive {
             if self.limit > FLOOR {
                 self.shrink(QUEUE_FACTOR, FLOOR.min(self.max), now);
             }
-        } else if f64::from(in_flight) >= self.limit * 0.75 {
+        } else if is_used {
             // Growing what isn't used would only let a later burst through.
             let step = if self.is_starting { 1.0 } else { 1.0 / self.limit };
             self.limit = (self.limit + step).min(self.max);

@@ -31,9 +31,10 @@ struct State {
 
 impl State {
     fn has_room(&self, priority: Priority) -> bool {
-        let limit = self.adaptive.limit().max(1);
-        let background_max = (limit * BACKGROUND_SHARE.0 / BACKGROUND_SHARE.1).max(1);
-        self.in_flight < limit && (priority == Priority::OnDemand || self.background_in_flight < background_max)
+        self.in_flight < self.adaptive.limit().max(1) && (priority == Priority::OnDemand || self.background_in_flight < self.background_max())
+    }
+    fn background_max(&self) -> u32 {
+        (self.adaptive.limit() * BACKGROUND_SHARE.0 / BACKGROUND_SHARE.1).max(1)
     }
     fn count(&mut self, priority: Priority) {
         self.in_flight += 1;
@@ -100,8 +101,9 @@ impl Queue {
 
     pub(super) fn answered(self: &Arc<Self>, kind: Kind, elapsed: Duration) {
         let mut state = self.state.lock();
-        let in_flight = state.in_flight;
-        state.adaptive.answered(kind, elapsed, in_flight, Instant::now());
+        // Background requests alone never fill the limit: they use it when they fill their share.
+        let is_used = state.in_flight >= state.background_max();
+        state.adaptive.answered(kind, elapsed, is_used, Instant::now());
         self.grant(&mut state);
     }
 

@@ -10,8 +10,7 @@ const MS: Duration = Duration::from_millis(1);
 fn concurrency_grows_while_used_and_latency_is_steady() {
     let (mut adaptive, now) = (Adaptive::new(256), Instant::now());
     for _ in 0..400 {
-        let used = adaptive.limit();
-        adaptive.answered(Kind::Read, 20 * MS, used, now);
+        adaptive.answered(Kind::Read, 20 * MS, true, now);
     }
     assert_eq!(adaptive.limit(), 256);
 }
@@ -20,7 +19,7 @@ fn concurrency_grows_while_used_and_latency_is_steady() {
 fn concurrency_stays_when_it_is_not_used() {
     let (mut adaptive, now) = (Adaptive::new(256), Instant::now());
     let before = adaptive.limit();
-    (0..400).for_each(|_| adaptive.answered(Kind::Read, 20 * MS, 1, now));
+    (0..400).for_each(|_| adaptive.answered(Kind::Read, 20 * MS, false, now));
     assert_eq!(adaptive.limit(), before);
 }
 
@@ -39,11 +38,29 @@ fn a_throttled_round_shrinks_once() {
 #[test]
 fn a_queue_at_the_source_shrinks_to_the_floor_and_no_further() {
     let (mut adaptive, now) = (Adaptive::new(256), Instant::now());
-    adaptive.answered(Kind::Read, 10 * MS, 32, now);
+    adaptive.answered(Kind::Read, 10 * MS, true, now);
     for step in 0..3000 {
-        adaptive.answered(Kind::Read, 500 * MS, 32, now + step * 100 * MS);
+        adaptive.answered(Kind::Read, 500 * MS, true, now + step * 100 * MS);
     }
     assert!((8..=32).contains(&adaptive.limit()), "{}", adaptive.limit());
+}
+
+#[tokio::test]
+async fn background_requests_alone_make_the_limit_grow() {
+    let queue = Queue::new(100);
+    let before = queue.limit();
+    for _ in 0..40 {
+        let mut permits = Vec::new();
+        loop {
+            let mut turn = Box::pin(queue.acquire(Priority::Background));
+            match futures::poll!(&mut turn) {
+                std::task::Poll::Ready(permit) => permits.push(permit.expect("a place")),
+                std::task::Poll::Pending => break,
+            }
+        }
+        permits.iter().for_each(|_| queue.answered(Kind::List, 100 * MS));
+    }
+    assert!(queue.limit() > 2 * before, "{}", queue.limit());
 }
 
 #[tokio::test]
