@@ -433,7 +433,7 @@ impl Store {
             index_bytes: self.index.bytes(),
             evictions: counters.evictions.load(Relaxed),
             expired: counters.expired.load(Relaxed),
-            corrupt: counters.corrupt.load(Relaxed),
+            corrupt: counters.corrupt.load(Relaxed) + self.tiers.iter().map(|tier| tier.damaged.load(Relaxed)).sum::<u64>(),
             refused_puts: counters.refused_puts.load(Relaxed),
             read_errors: counters.read_errors.load(Relaxed),
             write_errors: counters.write_errors.load(Relaxed),

@@ -170,7 +170,11 @@ impl Object {
                     for block in 0..record.blocks() {
                         if read_sums(tier, &sums, &record, BlockIndex(block), &mut buffer)?.is_some() {
                             let _ = presence.set(block);
+                        } else if buffer[..sums_record_bytes(&record)].iter().any(|&byte| byte != 0) {
+                            // Not never written, but damaged or cut off.
+                            tier.damaged.fetch_add(1, Relaxed);
                         }
+                        buffer.fill(0);
                     }
                 }
                 Some(presence)
@@ -466,5 +470,5 @@ fn read_sums<'a>(
         && check::is_sealed(bytes)
         && check::get_u32(bytes, 4) == block.0
         && check::get_u64(bytes, 8) == record.object.0 as u64;
-    Ok(is_right.then_some(&buffer[SUMS_HEAD..n]))
+    Ok(if is_right { Some(&buffer[SUMS_HEAD..n]) } else { None })
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::check;
 use super::disk::Disk;
 use super::segment::Segments;
 use super::table::Table;
@@ -42,6 +43,8 @@ pub(crate) struct Tier {
     pub(crate) pinned_bytes: AtomicU64,
     /// The part of `used_bytes` that dead records of segments still take.
     pub(crate) dead_bytes: AtomicU64,
+    /// Records of blocks that were found damaged while an object was loaded.
+    pub(crate) damaged: AtomicU64,
     /// What `used_bytes` may reach, as the filesystem was when last asked.
     capacity_bytes: AtomicU64,
     unasked_bytes: AtomicU64,
@@ -98,6 +101,7 @@ impl Tier {
             lingering_bytes: AtomicU64::new(0),
             pinned_bytes: AtomicU64::new(0),
             dead_bytes: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
             capacity_bytes: AtomicU64::new(quota_bytes),
             unasked_bytes: AtomicU64::new(0),
             first_expiry_seconds: AtomicU32::new(u32::MAX),
@@ -272,11 +276,16 @@ fn check_format(path: &Path, root: &File) -> Result<(), StoreError> {
     let mut file: File = opened.map_err(|errno| failed(errno.into()))?.into();
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(failed)?;
-    let found = text.strip_prefix("forebay-store ").and_then(|rest| rest.trim().parse::<u32>().ok());
+    // With a checksum: a flipped bit must not look like a format from the future.
+    let line = |format: u32| {
+        let text = format!("forebay-store {format}");
+        format!("{text} {:08x}\n", check::sum(text.as_bytes()))
+    };
+    let found = text.split(' ').nth(1).and_then(|format| format.parse::<u32>().ok()).filter(|&format| text == line(format));
     match found {
         Some(found) if found > FORMAT => Err(StoreError::Format { path: path.to_owned(), found, known: FORMAT }),
         Some(_) => Ok(()),
-        // New, or cut off while it was made.
-        None => file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "forebay-store {FORMAT}")).map_err(failed),
+        // New, cut off while it was made, or damaged.
+        None => file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(line(FORMAT).as_bytes())).map_err(failed),
     }
 }

@@ -9,3 +9,4 @@ mod memory_source;
 mod s3_server;
 mod semantics;
 mod source_suite;
+mod store_model;
