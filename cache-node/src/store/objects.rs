@@ -31,7 +31,8 @@ impl Turns {
         &self.stripes[key as usize % STRIPES]
     }
     pub(crate) fn try_take(&self, key: u128) -> Option<Turn<'_>> {
-        self.stripe(key).0.lock().insert(key).then_some(Turn { turns: self, key })
+        // Not `then_some`: a `Turn` that is made is also dropped.
+        self.stripe(key).0.lock().insert(key).then(|| Turn { turns: self, key })
     }
     pub(crate) fn take(&self, key: u128) -> Turn<'_> {
         let (taken, changed) = self.stripe(key);
