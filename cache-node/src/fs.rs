@@ -199,6 +199,8 @@ pub struct Filesystem {
     no_open: AtomicBool,
     /// The mount's kernel can't, or the configuration says no.
     passthrough_off: AtomicBool,
+    /// Sequence of the manifest that was found damaged; 0 for none: the first has 1.
+    damaged_sequence: AtomicU64,
     invalidations: mpsc::Sender<Invalidation>,
     /// Until somebody takes it; before that there is no kernel to tell.
     receiver: Mutex<Option<mpsc::Receiver<Invalidation>>>,
@@ -238,6 +240,7 @@ impl Filesystem {
             ahead: FilesAhead::default(),
             no_open: AtomicBool::new(parts.serving == ServingMode::NoOpen),
             passthrough_off: AtomicBool::new(false),
+            damaged_sequence: AtomicU64::new(0),
             invalidations: sender,
             receiver: Mutex::new(Some(receiver)),
             kernel_attached: AtomicBool::new(false),

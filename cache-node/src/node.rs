@@ -401,7 +401,7 @@ impl Dataset {
 fn previous_of(folder: &Path, current: &Manifest) -> Option<Arc<Manifest>> {
     let key = |manifest: &Manifest| (manifest.summary().term, manifest.summary().sequence);
     let files = std::fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|entry| entry.path());
-    let named = files.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("manifest-")));
+    let named = files.filter(|path| path.extension().is_some_and(|extension| extension == "manifest"));
     named.filter_map(|path| Manifest::open(&path).ok()).filter(|other| key(other) < key(current)).max_by_key(key).map(Arc::new)
 }
 

@@ -226,7 +226,7 @@ impl Refresh {
         let listed = Manifest::open(&path)?;
         let manifest = match current {
             // Nothing changed: the manifest that serves is as good, and cookies and pages of it stay good.
-            Some(current) if current.summary().digest == listed.summary().digest => {
+            Some(current) if current.summary().digest == listed.summary().digest && !self.fs.is_damaged(&current) => {
                 drop(listed);
                 if let Err(error) = std::fs::remove_file(&path) {
                     warn!(path = %path.display(), %error, "a manifest that isn't needed can't be removed");

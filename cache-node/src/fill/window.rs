@@ -9,8 +9,10 @@ use crate::block::{BlockSize, Extent, ObjectRef};
 /// Rows of each of the `SHARDS` tables: 256 files read in sequence at once.
 const ROWS: usize = 16;
 const SHARDS: usize = 16;
-/// The kernel sends the requests of one read-ahead in any order: this far off still is in sequence.
-const SLACK_BYTES: u64 = 4 << 20;
+/// The kernel sends the requests of one read-ahead in any order: so many of their lengths off still is in sequence. By length, so that small
+/// random reads of one file aren't taken for a sequence because one happens to be near another.
+const SLACK_READS: u64 = 8;
+const SLACK_BYTES_MAX: u64 = 4 << 20;
 /// 32 MiB ahead with blocks of 4 MiB: 8 requests hide a round trip of 50 ms at 5 Gbit/s.
 const BLOCKS_AHEAD_MAX: u32 = 8;
 
@@ -56,7 +58,8 @@ impl Windows {
         let mut shard = self.shards[(object.id.0 >> 64) as usize % SHARDS].lock();
         let (clock, rows) = &mut *shard;
         *clock += 1;
-        let near = |row: &Row| row.object == object.id.0 && extent.start() + SLACK_BYTES >= row.next && extent.start() <= row.next + SLACK_BYTES;
+        let slack = (SLACK_READS * extent.len()).min(SLACK_BYTES_MAX);
+        let near = |row: &Row| row.object == object.id.0 && row.next.abs_diff(extent.start()) <= slack;
         let found = rows.iter_mut().filter(|row| row.used > 0 && near(row)).min_by_key(|row| row.next.abs_diff(extent.start()));
         let Some(row) = found else {
             // A jump: starts a sequence of its own if it goes on, and nothing is read ahead for it before that.

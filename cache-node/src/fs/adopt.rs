@@ -44,6 +44,8 @@ impl Filesystem {
         let mut adoption = Adoption::default();
         let mut told = Told::default();
         match &before {
+            // It can't be read: nothing is remembered of it, and the kernel is told to forget everything.
+            Some(before) if self.is_damaged(&before.manifest) => {}
             Some(before) => {
                 let mut failed = None;
                 diff(&before.manifest, &next.manifest, |change| {
@@ -62,7 +64,12 @@ impl Filesystem {
         self.current.store(Some(next.clone()));
         self.decide_serving(&next.manifest);
         if let Some(before) = &before {
-            diff(&before.manifest, &next.manifest, |change| self.tell(&change, &mut told))?;
+            if self.is_damaged(&before.manifest) {
+                self.previous.store(None);
+                self.tell_all(&next)?;
+            } else {
+                diff(&before.manifest, &next.manifest, |change| self.tell(&change, &mut told))?;
+            }
         } else {
             self.tell_on_demand(&next, &mut told)?;
         }
@@ -111,10 +118,7 @@ impl Filesystem {
         let outcome = match previous {
             Some(previous) => diff(&previous.manifest, &current.manifest, |change| self.tell(&change, &mut told)),
             // What the kernel knows is older than anything we have: forgetting the top names makes it forget everything below.
-            None => current.manifest.entries(current.manifest.root(), 0).try_for_each(|entry| {
-                self.send(Invalidation::Entry { parent: super::NodeId::ROOT, name: entry?.name });
-                Ok(())
-            }),
+            None => self.tell_all(&current),
         };
         if let Err(error) = outcome {
             error!(dataset = self.name(), error = %chain(&error), "what changed while no daemon ran can't be told");
@@ -124,8 +128,14 @@ impl Filesystem {
     }
 
     /// A page of the manifest is damaged: another listing is the cure.
-    pub(super) fn damaged(&self, _current: &Current) {
+    pub(super) fn damaged(&self, current: &Current) {
+        self.damaged_sequence.store(current.manifest.summary().sequence, Ordering::Release);
         self.refresh_wanted.notify_one();
+    }
+
+    /// Whether a page of `manifest` was found damaged since it serves.
+    pub fn is_damaged(&self, manifest: &Manifest) -> bool {
+        self.damaged_sequence.load(Ordering::Acquire) == manifest.summary().sequence
     }
 
     fn with_origins(&self, manifest: Arc<Manifest>) -> Current {
@@ -201,6 +211,14 @@ impl Filesystem {
             }
         }
         Ok(())
+    }
+
+    /// The kernel forgets every name below the root with the top ones.
+    fn tell_all(&self, current: &Current) -> Result<(), ManifestError> {
+        current.manifest.entries(current.manifest.root(), 0).try_for_each(|entry| {
+            self.send(Invalidation::Entry { parent: super::NodeId::ROOT, name: entry?.name });
+            Ok(())
+        })
     }
 
     fn tell(&self, change: &Change<'_>, told: &mut Told) {

@@ -3,6 +3,8 @@
 
 mod crash;
 mod faults;
+mod fill;
+mod fs_model;
 mod fuse;
 mod lying_server;
 mod memory_source;
