@@ -26,7 +26,7 @@ release: ## release build of the node and the bench, cached outside the clone
 	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-node -p forebay-bench
 
 .PHONY: test
-test: lint unit ## everything a change must pass: fmt, clippy, cargo deny, all tests, tidy
+test: lint unit readers pjdfstest ## everything a change must pass: fmt, clippy, cargo deny, all tests, tidy, real readers
 
 .PHONY: unit
 unit: ## the tests of every crate, tidy among them
@@ -71,6 +71,7 @@ demo-stop: ## stop what `make demo` left running
 .PHONY: torture
 torture: ## the long forms of the tests: hours, not minutes
 	FOREBAY_TORTURE=1 $(CARGO) test --workspace --locked --release --no-fail-fast -- --nocapture
+	FOREBAY_TORTURE=1 $(MAKE) readers
 
 # Both mount, and so need root. FOREBAY_TORTURE=1 adds PyTorch and WebDataset, more data and every serving mode.
 .PHONY: readers

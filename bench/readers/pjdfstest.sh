@@ -70,6 +70,7 @@ remount,ro)
     find "$scratch/tree" -type d -empty -exec touch {}/placeholder \;
     "$bin/forebay-node" mount "$scratch/pjdfstest/dataset.yaml" "$scratch/real" --config "$scratch/pjdfstest/node.yaml" >&2
     /bin/mount --bind "$scratch/real" "\$3"
+    grep " \$3 fuse" /proc/mounts >>"$scratch/mounts"
     ;;
 remount,rw)
     umount "\$3"
@@ -93,5 +94,7 @@ while read -r name; do
         plain <"$scratch/output" | sed 's/^/        /'
     fi
 done <"$scratch/chosen"
+# Had the suite found another `mount`, it would have tested the tmpfs.
+[ "$(wc -l <"$scratch/mounts")" = "$(wc -l <"$scratch/chosen")" ] || give_up 1 "the tests did not run on a Forebay mount each"
 echo "pjdfstest $version: $(($(wc -l <"$scratch/chosen") - failed)) of $(wc -l <"$scratch/chosen") passed on a mount, $(($(wc -l <"$scratch/names") - $(wc -l <"$scratch/chosen"))) don't apply (pjdfstest.list says why)"
 [ "$failed" = 0 ]
