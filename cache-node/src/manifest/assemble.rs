@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use memmap2::MmapMut;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::format::{Cursor, DIRECTORY_BYTES, DirectoryRecord, FileBody, GROUP_ENTRIES, KIND_DIRECTORY, NO_ENTRY, PAGE_BYTES, push_varint};
+use super::format::{
+    Cursor, DIRECTORY_BYTES, DirectoryRecord, FileBody, GROUP_ENTRIES, GroupRow, KIND_DIRECTORY, NO_ENTRY, PAGE_BYTES, head_of, push_varint,
+};
 use super::id::{PathHash, Salt, salted_directory_id, salted_file_id};
 use super::index::IndexBuilder;
 use super::key::{self, Problem};
@@ -34,9 +36,25 @@ struct Frame {
     /// Length of its path in `Assembler::path`, with the trailing `/`; 0 for the root.
     path_bytes: usize,
     hash: PathHash,
+    /// What all its names begin with; `None` before the first.
+    shared: Option<Vec<u8>>,
     files: Spill,
     /// Name to number.
     folders: Sorter,
+}
+
+impl Frame {
+    fn note_name(&mut self, name: &[u8]) {
+        match &mut self.shared {
+            Some(shared) => shared.truncate(shared_bytes(shared, name)),
+            None => self.shared = Some(name.to_vec()),
+        }
+    }
+}
+
+/// Bytes that both begin with.
+fn shared_bytes(left: &[u8], right: &[u8]) -> usize {
+    left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
 
 pub(super) struct Assembler<'a> {
@@ -122,7 +140,9 @@ impl<'a> Assembler<'a> {
             self.enter(folder)?;
         }
         if !body.is_empty() {
-            self.frames[self.depth - 1].files.push(name, body)?;
+            let frame = &mut self.frames[self.depth - 1];
+            frame.note_name(name);
+            frame.files.push(name, body)?;
         }
         Ok(())
     }
@@ -146,11 +166,11 @@ impl<'a> Assembler<'a> {
         if self.depth == self.frames.len() {
             let limit = if self.depth < SHALLOW_LEVELS { FOLDER_BYTES_MAX } else { DEEP_FOLDER_BYTES_MAX };
             let (files, folders) = (Spill::new(&self.directory, limit), Sorter::new(&self.directory, limit));
-            self.frames.push(Frame { path_bytes: 0, hash, files, folders });
+            self.frames.push(Frame { path_bytes: 0, hash, shared: None, files, folders });
         }
         let frame = &mut self.frames[self.depth];
         assert!(frame.files.is_empty() && frame.folders.is_empty(), "a closed folder leaves nothing");
-        (frame.path_bytes, frame.hash) = (self.path.len(), hash);
+        (frame.path_bytes, frame.hash, frame.shared) = (self.path.len(), hash, None);
         self.depth += 1;
     }
 
@@ -164,8 +184,8 @@ impl<'a> Assembler<'a> {
             salt: self.salt,
             path: &self.path[..frame.path_bytes],
             hash: frame.hash,
-            number: self.output.directories.count,
             digest: frame.hash.0,
+            shared: frame.shared.take().unwrap_or_default(),
             output: &mut self.output,
             problems: &mut self.problems,
         };
@@ -174,17 +194,18 @@ impl<'a> Assembler<'a> {
             emission.rename(frame.files.rows()?, frame.folders.sorted()?, &mut self.renamed)?;
         }
         emission.merge(frame.files.rows()?, frame.folders.sorted()?, self.renamed.sorted()?)?;
-        let (digest, count) = (emission.digest, emission.output.count - first);
+        let (digest, count, shared) = (emission.digest, emission.output.count - first, emission.shared.len() as u32);
         self.renamed.clear();
         frame.files.clear();
         frame.folders.clear();
-        let record = DirectoryRecord { parent: 0, entry: NO_ENTRY, first, count, path_hash: frame.hash.0, digest };
+        let record = DirectoryRecord { shared, entry: NO_ENTRY, first, count, path_hash: frame.hash.0, digest };
         let number = self.output.directories.push(&record)?;
         if let Some(parent) = outer.last_mut() {
             let name = &self.path[parent.path_bytes..frame.path_bytes - 1];
+            parent.note_name(name);
             parent.folders.push(name, &number.to_le_bytes())?;
         } else {
-            self.output.directories.set_parent(number, number, NO_ENTRY);
+            self.output.directories.set_entry(number, NO_ENTRY);
         }
         Ok(())
     }
@@ -195,7 +216,7 @@ impl<'a> Assembler<'a> {
         }
         let Output { mut entries, mut groups, directories, index, count, files, bytes, .. } = self.output;
         let entries_bytes = entries.position() - PAGE_BYTES;
-        groups.write(&entries_bytes.to_le_bytes())?;
+        groups.write(&GroupRow { offset: entries_bytes, head: 0 }.encode())?;
         entries.flush()?;
         groups.flush()?;
         let digest = directories.get(directories.count - 1).digest;
@@ -221,9 +242,9 @@ struct Emission<'a, 'b> {
     /// `a/b/`
     path: &'a [u8],
     hash: PathHash,
-    /// What its number will be.
-    number: u32,
     digest: u64,
+    /// What all its names begin with.
+    shared: Vec<u8>,
     output: &'a mut Output<'b>,
     problems: &'a mut Problems,
 }
@@ -283,7 +304,9 @@ impl Emission<'_, '_> {
                         file.key = Some(&spelled);
                     }
                     self.problems.note(Problem::FileAndFolder, file.key.unwrap_or_default());
-                    renamed.push(&key::beside_folder(files.name()), &encode_body(&file))?;
+                    let name = key::beside_folder(files.name());
+                    self.shared.truncate(shared_bytes(&self.shared, &name));
+                    renamed.push(&name, &encode_body(&file))?;
                     is_file = files.advance()?;
                 }
             }
@@ -296,7 +319,7 @@ impl Emission<'_, '_> {
         let id = salted_file_id(self.hash, name, file.version, self.salt).0;
         let origin = self.source_hashes[usize::from(file.source)] ^ file.key.map_or(0, |key| xxh3_64_with_seed(key, 1));
         self.digest([id, file.size, file.modified_seconds.cast_unsigned(), origin]);
-        self.output.begin_group()?;
+        self.output.begin_group(head_of(name, self.shared.len()))?;
         let before = self.output.modified_seconds;
         self.output.begin_record(file.tag(file.modified_seconds == before), name);
         file.encode(before, &mut self.output.record);
@@ -310,8 +333,8 @@ impl Emission<'_, '_> {
         let record = self.output.directories.get(number);
         let id = salted_directory_id(PathHash(record.path_hash), self.salt).0;
         self.digest([id, record.digest, 0, 1]);
-        self.output.directories.set_parent(number, self.number, self.output.count);
-        self.output.begin_group()?;
+        self.output.directories.set_entry(number, self.output.count);
+        self.output.begin_group(head_of(name, self.shared.len()))?;
         self.output.begin_record(KIND_DIRECTORY, name);
         push_varint(&mut self.output.record, u64::from(number));
         self.output.end_record(name, id)
@@ -327,9 +350,13 @@ impl Emission<'_, '_> {
 }
 
 impl Output<'_> {
-    fn begin_group(&mut self) -> io::Result<()> {
+    fn begin_group(&mut self, head: u32) -> io::Result<()> {
         if self.count.is_multiple_of(GROUP_ENTRIES) {
-            self.groups.write(&(self.entries.position() - PAGE_BYTES).to_le_bytes())?;
+            let offset = self.entries.position() - PAGE_BYTES;
+            if offset > GroupRow::OFFSET_MAX {
+                return Err(io::Error::other("more than 1 TiB of entries"));
+            }
+            self.groups.write(&GroupRow { offset, head }.encode())?;
             self.name.clear();
             self.modified_seconds = 0;
         }
@@ -337,7 +364,7 @@ impl Output<'_> {
     }
 
     fn begin_record(&mut self, tag: u8, name: &[u8]) {
-        let shared = self.name.iter().zip(name).take_while(|(before, now)| before == now).count();
+        let shared = shared_bytes(&self.name, name);
         self.record.clear();
         self.record.extend_from_slice(&[tag, shared as u8, (name.len() - shared) as u8]);
         self.record.extend_from_slice(&name[shared..]);
@@ -383,7 +410,7 @@ pub(super) fn broken_row() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a temporary row is not what was written")
 }
 
-/// The folders' records in a mapped temporary file, as a parent is known only after its children.
+/// The folders' records in a mapped temporary file, as a folder's entry is known only after the folder.
 pub(super) struct DirectoryTable {
     file: File,
     map: MmapMut,
@@ -421,9 +448,9 @@ impl DirectoryTable {
         DirectoryRecord::decode(&self.map[at..]).expect("a record that was pushed is as long as a record")
     }
 
-    fn set_parent(&mut self, number: u32, parent: u32, entry: u32) {
+    fn set_entry(&mut self, number: u32, entry: u32) {
         let at = number as usize * DIRECTORY_BYTES as usize;
-        let record = DirectoryRecord { parent, entry, ..self.get(number) };
+        let record = DirectoryRecord { entry, ..self.get(number) };
         self.map[at..at + DIRECTORY_BYTES as usize].copy_from_slice(&record.encode());
     }
 

@@ -409,10 +409,11 @@ struct Resalter<'a> {
 
 impl Resalter<'_> {
     fn id(&mut self, entry: u32, number: u8) -> io::Result<u64> {
-        use super::format::{Body, GROUP_ENTRIES, GroupDecoder, u64_at};
+        use super::format::{Body, GROUP_ENTRIES, GroupDecoder, GroupRow, u64_at};
         let mut bounds = [0; 16];
         self.groups.read_exact_at(&mut bounds, u64::from(entry / GROUP_ENTRIES) * 8)?;
-        let (start, end) = (u64_at(&bounds, 0).unwrap_or(0), u64_at(&bounds, 8).unwrap_or(0));
+        let offset = |at| GroupRow::decode(u64_at(&bounds, at).unwrap_or(0)).offset;
+        let (start, end) = (offset(0), offset(8));
         let mut group = vec![0; end.checked_sub(start).ok_or_else(broken_row)? as usize];
         self.file.read_exact_at(&mut group, PAGE_BYTES + start)?;
         let mut decoder = GroupDecoder::new(&group);

@@ -8,8 +8,8 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::format::{
-    Body, DIRECTORY_BYTES, DirectoryRecord, FileBody, GROUP_ENTRIES, GroupDecoder, Header, NO_ENTRY, Record, SALT_BYTES, SectionKind,
-    bucket_of, buckets, fingerprint_of, u32_at, u64_at,
+    Body, DIRECTORY_BYTES, DirectoryRecord, FileBody, GROUP_ENTRIES, GroupDecoder, GroupRow, Header, NO_ENTRY, Record, SALT_BYTES,
+    SectionKind, bucket_of, buckets, fingerprint_of, head_of, u32_at, u64_at,
 };
 use super::id::{PathHash, Salt, salted_directory_id, salted_file_id};
 use super::key::{DEPTH_MAX, NAME_BYTES_MAX};
@@ -93,7 +93,7 @@ impl Manifest {
         Ok(Directory {
             index,
             id: salted_directory_id(path_hash, self.salt(record.entry)?),
-            parent: DirectoryIndex(record.parent),
+            parent: DirectoryIndex(if record.entry == NO_ENTRY { index.0 } else { self.folder_of(record.entry)?.0 }),
             entry: (record.entry != NO_ENTRY).then_some(EntryIndex(record.entry)),
             first: EntryIndex(record.first),
             count: record.count,
@@ -185,10 +185,10 @@ impl Manifest {
                 path.reverse();
                 return Ok(path);
             }
-            let (_, parent) = self.folder_of(record.entry)?;
+            let (above, parent) = self.folder_of(record.entry)?;
             self.with_record(record.entry, &parent, |name, _| path.extend(name.iter().rev()))?;
             path.push(b'/');
-            index = record.parent;
+            index = above;
         }
         Err(self.damaged_directory(index))
     }
@@ -282,12 +282,24 @@ impl Manifest {
             return Err(self.out_of_range("entry", index));
         }
         let mut group = self.group(index / GROUP_ENTRIES)?;
-        for _ in 0..index % GROUP_ENTRIES {
-            name.apply(&group.next().ok_or_else(|| self.damaged_entry(index))?);
+        // The name is put together from its end, only of what it takes of the names before: mostly two or three pieces.
+        let mut parts: [(usize, &[u8]); GROUP_ENTRIES as usize] = [(0, &[]); GROUP_ENTRIES as usize];
+        let last = (index % GROUP_ENTRIES) as usize;
+        let mut body = Body::Directory(0);
+        for part in &mut parts[..=last] {
+            let record = group.next().ok_or_else(|| self.damaged_entry(index))?;
+            *part = (record.shared, record.suffix);
+            body = record.body;
         }
-        let record = group.next().ok_or_else(|| self.damaged_entry(index))?;
-        name.apply(&record);
-        Ok(record.body)
+        name.len = parts[last].0 + parts[last].1.len();
+        let mut missing = name.len;
+        for (shared, suffix) in parts[..=last].iter().rev() {
+            if *shared < missing {
+                name.bytes[*shared..missing].copy_from_slice(&suffix[..missing - shared]);
+                missing = *shared;
+            }
+        }
+        Ok(body)
     }
 
     fn found(
@@ -318,8 +330,8 @@ impl Manifest {
         if first == after || name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Ok(None);
         }
-        // The last group, wholly or partly of this folder, whose first name isn't above `name`; the group of `first` if there is none.
-        let (mut low, mut high) = (first / GROUP_ENTRIES, (after - 1) / GROUP_ENTRIES);
+        let (mut low, mut high) = self.search_heads(folder, head_of(name, folder.shared as usize))?;
+        // The last group, wholly or partly of this folder, whose first name isn't above `name`; the first group if there is none.
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             let head = self.group(middle)?.next().ok_or_else(|| self.damaged_entry(middle * GROUP_ENTRIES))?;
@@ -361,6 +373,26 @@ impl Manifest {
         Ok(None)
     }
 
+    /// The groups between which the name with this head must be: from the last with a head below it (or the folder's first) to the last
+    /// with a head that isn't above it.
+    fn search_heads(&self, folder: &DirectoryRecord, head: u32) -> Result<(u32, u32), ManifestError> {
+        let (start, end) = (folder.first / GROUP_ENTRIES, (folder.first + (folder.count - 1)) / GROUP_ENTRIES);
+        // The first group may begin in another folder: its head doesn't count.
+        let below = self.last_group(start, end, |other| other < head)?;
+        Ok((below, self.last_group(below, end, |other| other <= head)?))
+    }
+
+    /// The last group in `(low, high]` whose head `is_before`, or `low`. Row by row: the rows of a folder of millions are many pages.
+    fn last_group(&self, mut low: u32, mut high: u32, is_before: impl Fn(u32) -> bool) -> Result<u32, ManifestError> {
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            let at = self.header.section(SectionKind::Groups).offset + GroupRow::BYTES * u64::from(middle);
+            let row = u64_at(self.pages.get(at, GroupRow::BYTES)?, 0).ok_or_else(|| self.pages.damaged(at))?;
+            if is_before(GroupRow::decode(row).head) { low = middle } else { high = middle - 1 }
+        }
+        Ok(low)
+    }
+
     /// The folder that holds an entry: the last whose first entry isn't above it, as folders lie in the order of their entries.
     fn folder_of(&self, entry: u32) -> Result<(u32, DirectoryRecord), ManifestError> {
         if u64::from(entry) >= self.header.entries {
@@ -393,6 +425,7 @@ impl Manifest {
         let bounds = self.pages.get(at, 16)?;
         let section = self.header.section(SectionKind::Entries);
         let (Some(start), Some(end)) = (u64_at(bounds, 0), u64_at(bounds, 8)) else { return Err(self.pages.damaged(at)) };
+        let (start, end) = (GroupRow::decode(start).offset, GroupRow::decode(end).offset);
         if start > end || end > section.bytes {
             return Err(self.pages.damaged(at));
         }
