@@ -30,6 +30,8 @@ use crate::handover::{Adopted, Handover};
 pub enum FuseError {
     #[error(transparent)]
     Holder(#[from] ProtocolError),
+    #[error("serve the mount: its holder is gone, so reads fail from now on; unmount it and mount it again")]
+    HolderGone,
     #[error("{op} the FUSE session")]
     Session {
         op: &'static str,

@@ -16,6 +16,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
 };
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -93,12 +94,30 @@ pub(super) fn start<S: Serve>(
     runtime.spawn(sweep(Arc::clone(&passthrough), notifier));
 
     let (end, ended) = oneshot::channel();
-    spawn("fuse", move || {
-        // Nobody waits any more: the process is ending.
-        let _ = end.send(session.run().map_err(failed("run")));
-    })?;
+    let end = Arc::new(Mutex::new(Some(end)));
+    follow_holder(handover, Arc::clone(&end))?;
+    spawn("fuse", move || finish(&end, session.run().map_err(failed("run"))))?;
     handover.ready()?;
     Ok(Running { ended, passthrough })
+}
+
+/// The first reason to end is the one that is told.
+type End = Arc<Mutex<Option<oneshot::Sender<Result<(), FuseError>>>>>;
+
+fn finish(end: &End, result: Result<(), FuseError>) {
+    if let Some(end) = end.lock().take() {
+        // Nobody waits any more: the process is ending.
+        let _ = end.send(result);
+    }
+}
+
+/// Without its holder a mount can be neither unmounted nor handed on: the session ends, and with the last copy of the device every read fails.
+fn follow_holder(handover: &Handover, end: End) -> Result<(), FuseError> {
+    let watched = handover.another()?;
+    spawn("holder", move || {
+        watched.wait_until_gone();
+        finish(&end, Err(FuseError::HolderGone));
+    })
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), FuseError> {

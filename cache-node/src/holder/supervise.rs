@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -287,6 +288,10 @@ impl Supervisor<'_> {
             let log = || File::options().create(true).append(true).open(path).map_err(io_error("open", path));
             command.stdout(log()?).stderr(log()?);
         }
+        // SAFETY: pthread_sigmask is async-signal-safe.
+        unsafe {
+            command.pre_exec(unblock_signals);
+        }
         let child = command.spawn().map_err(io_error("start", &self.program))?;
         let pid = child.id();
         let process = rustix::process::Pid::from_raw(pid.cast_signed())
@@ -397,11 +402,20 @@ fn signals() -> libc::sigset_t {
     }
 }
 
-/// Keeps the signals for the thread that waits for them. Children start with none blocked: std sees to it.
+/// Keeps the signals for the thread that waits for them.
 fn block_signals() {
     // SAFETY: the set is initialised, and no old set is asked for.
     unsafe {
         libc::pthread_sigmask(libc::SIG_BLOCK, &signals(), std::ptr::null_mut());
+    }
+}
+
+/// A child inherits the mask, and would never hear SIGTERM.
+fn unblock_signals() -> io::Result<()> {
+    // SAFETY: as above.
+    match unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &signals(), std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }
 

@@ -6,6 +6,7 @@ mod faults;
 mod fill;
 mod fs_model;
 mod fuse;
+mod holder;
 mod lying_server;
 mod memory_source;
 mod s3_server;
