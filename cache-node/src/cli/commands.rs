@@ -88,6 +88,10 @@ pub(super) fn preload(environment: &Environment, mount_point: &Path, paths: Vec<
         while let Some(step) = steps.next().await {
             last = step?;
             bar.show(&last);
+            // What has ended tells nothing more, and the daemon may keep the stream open.
+            if matches!(last.state, PreloadState::Done | PreloadState::Failed | PreloadState::Paused) {
+                break;
+            }
         }
         bar.finish(&last);
         Ok(last)

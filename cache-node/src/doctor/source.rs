@@ -49,6 +49,10 @@ fn open(spec: &SourceSpec, config: &NodeConfig) -> Result<Box<dyn Source>, Probe
 async fn page(spec: &SourceSpec, source: &dyn Source, after: Option<Bytes>) -> Result<ListPage, SourceError> {
     let request = ListRequest { prefix: Bytes::new(), after, before: None, one_level: false };
     match tokio::time::timeout(ANSWER_WITHIN, source.list(&request)).await {
+        Ok(Err(SourceError::Unavailable { op, key, origin, detail })) => {
+            let detail = format!("{detail}{}; check the network, and the endpoint's name and port", endpoint(spec));
+            Err(SourceError::Unavailable { op, key, origin, detail })
+        }
         Ok(answer) => answer,
         Err(_) => {
             let detail = format!(
