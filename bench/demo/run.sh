@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Real images from a real S3 server through a mount: one epoch cold, one warm, one from a plain local copy; every byte compared.
 # Needs Debian or Ubuntu, root (for apt-get and mount), Rust and a C compiler. DEMO_FILES=n takes n images, DEMO_STOP=1 leaves nothing running.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/../.."
 
 files=${DEMO_FILES:-2000}
@@ -35,7 +35,9 @@ fi
 
 failed() {
     code=$?
-    trap - ERR EXIT
+    # A subshell only ends; its parent tells.
+    [ "$BASHPID" = $$ ] || exit "$code"
+    trap - ERR
     echo
     echo "make demo failed at the step: $step"
     [ -s "$home/step.log" ] && { echo "what it said last:"; tail -n 15 "$home/step.log" | sed 's/^/    /'; }
@@ -119,11 +121,12 @@ control=$(epoch "$home/control" 2)
 say "compare every byte with the local copy"
 quiet "$python" bench/demo/epoch.py verify "$mount" "$home/control"
 
+status=$("$node" status "$mount" -o json 2>"$home/step.log")
+pid_of() { sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p" <<<"$status" | head -n 1; }
+daemon=$(pid_of nodePid)
 memory=0
-for pid in /proc/[0-9]*; do
-    if tr '\0' '\n' <"$pid/environ" 2>/dev/null | grep -qxF "FOREBAY_RUN=$FOREBAY_RUN" && grep -q '^forebay-node' "$pid/comm" 2>/dev/null; then
-        memory=$((memory + $(awk '/^RssAnon:/ { print $2 }' "$pid/status")))
-    fi
+for pid in $daemon $(pid_of holderPid); do
+    memory=$((memory + $(awk '/^RssAnon:/ { print $2 }' "/proc/$pid/status")))
 done
 
 "$python" - "$cold" "$warm" "$control" "$((after - before))" "$memory" <<'PYTHON'
@@ -148,6 +151,6 @@ cat <<TEXT
 
 The mount stays. Try next:
   FOREBAY_RUN=$FOREBAY_RUN $node status $mount
-  kill -9 \$(pgrep -f 'forebay-node serve') && sha1sum $mount/*/* | tail -3      # no read fails
+  kill -9 $daemon; cat $mount/*/* | sha1sum; cat $home/control/*/* | sha1sum      # the daemon dies, no read fails
   make demo-stop
 TEXT

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use crate::workload::{self, Workload};
-use crate::{s3_generated, check, compare, data, get, serve, suite};
+use crate::{check, compare, data, get, s3_generated, serve, suite};
 
 /// Measures a folder against another one, and serves S3 on loopback to fill it from.
 #[derive(Parser)]

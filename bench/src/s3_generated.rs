@@ -116,7 +116,10 @@ impl Server {
                 "start-after" => after = value,
                 // Ours is the last key, escaped once more.
                 "continuation-token" => token = Some(xml::unescaped(&String::from_utf8_lossy(&value))),
-                "max-keys" => page.limit = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok()).unwrap_or(PAGE_KEYS_MAX).min(PAGE_KEYS_MAX),
+                "max-keys" => {
+                    page.limit =
+                        std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok()).unwrap_or(PAGE_KEYS_MAX).min(PAGE_KEYS_MAX)
+                }
                 "encoding-type" => page.is_url = value == b"url",
                 _ => {}
             }
@@ -133,12 +136,15 @@ impl Server {
             return refusal(StatusCode::PRECONDITION_FAILED, "PreconditionFailed");
         }
         let size = self.options.object_bytes;
-        let mut fields = vec![("etag", etag), ("last-modified", "Mon, 01 Jan 2024 00:00:00 GMT".to_owned()), ("accept-ranges", "bytes".to_owned())];
+        let mut fields =
+            vec![("etag", etag), ("last-modified", "Mon, 01 Jan 2024 00:00:00 GMT".to_owned()), ("accept-ranges", "bytes".to_owned())];
         let mut status = StatusCode::OK;
         let (mut start, mut end) = (0, size);
         if let Some(range) = header("range") {
             let parts = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
-            let parsed = parts.and_then(|(first, last)| Some((first.parse::<u64>().ok()?, if last.is_empty() { size } else { last.parse::<u64>().ok()? + 1 })));
+            let parsed = parts.and_then(|(first, last)| {
+                Some((first.parse::<u64>().ok()?, if last.is_empty() { size } else { last.parse::<u64>().ok()? + 1 }))
+            });
             match parsed {
                 Some((first, last)) if first < size && first < last => (start, end) = (first, last.min(size)),
                 _ => return refusal(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange"),

@@ -28,7 +28,8 @@ impl Page {
                 is_truncated = true;
                 break;
             }
-            let folder = self.delimiter.and_then(|delimiter| rest.iter().position(|byte| *byte == delimiter)).map(|at| self.prefix.len() + at + 1);
+            let folder =
+                self.delimiter.and_then(|delimiter| rest.iter().position(|byte| *byte == delimiter)).map(|at| self.prefix.len() + at + 1);
             last.clear();
             // Writing into a Vec can't fail.
             let _ = match folder {

@@ -154,7 +154,7 @@ impl Node {
         let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         let ours =
             |pid: &u32| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|text| text.split(|byte| *byte == 0).any(|pair| pair == mark));
-        pids.filter(ours).collect()
+        pids.filter(is_node).filter(ours).collect()
     }
 
     /// The largest of its processes: the daemon.
