@@ -147,14 +147,11 @@ impl Node {
         Ok(!version.is_empty())
     }
 
-    /// Every process of this mount: daemon and holder, by the run folder in their environment.
+    /// Every process of this mount, daemon and holder, as its status names them; none when it can't be asked.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        let mark = format!("FOREBAY_RUN={}", self.run_folder().display()).into_bytes();
-        let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        let ours =
-            |pid: &u32| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|text| text.split(|byte| *byte == 0).any(|pair| pair == mark));
-        pids.filter(is_node).filter(ours).collect()
+        let Ok(status) = self.status() else { return Vec::new() };
+        let pid = |name: &str| find(&status, name).and_then(Value::as_u64).and_then(|pid| u32::try_from(pid).ok());
+        ["nodePid", "holderPid"].into_iter().filter_map(pid).collect()
     }
 
     /// The largest of its processes: the daemon.
