@@ -283,7 +283,14 @@ impl Fill {
     }
 
     /// Reads the source into the flight's buffer.
-    async fn fetch(&self, file: &FileObject, index: BlockIndex, extent: Extent, flight: &Flight, source: Arc<dyn Source>) -> Result<(), FillError> {
+    async fn fetch(
+        &self,
+        file: &FileObject,
+        index: BlockIndex,
+        extent: Extent,
+        flight: &Flight,
+        source: Arc<dyn Source>,
+    ) -> Result<(), FillError> {
         let whole = extent.len() == file.object.size;
         // Of one block: the answer's checksum covers all of it, and is known only at its end.
         let streams = !whole && !file.origin.strict;

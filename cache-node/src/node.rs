@@ -185,7 +185,8 @@ impl Node {
                 requests_per_second: self.config.source_limits.max_requests_per_second,
                 ..Limits::default()
             };
-            handles.push(source::open(&source.location, &access, limits).map_err(|cause| NodeError::Source { dataset: name.clone(), cause })?);
+            handles
+                .push(source::open(&source.location, &access, limits).map_err(|cause| NodeError::Source { dataset: name.clone(), cause })?);
         }
         self.add_with(spec, mount_point, handles)
     }
@@ -241,16 +242,8 @@ impl Node {
             refresh.note_resumed();
         }
         let preload = Preload::new(fs.clone(), spec.preload.max_bytes_per_second.map(|size| size.bytes()));
-        let dataset = Arc::new(Dataset {
-            fs,
-            refresh: refresh.clone(),
-            preload,
-            mount_point: mount_point.to_owned(),
-            slot,
-            sources,
-            spec,
-            folder,
-        });
+        let dataset =
+            Arc::new(Dataset { fs, refresh: refresh.clone(), preload, mount_point: mount_point.to_owned(), slot, sources, spec, folder });
         self.datasets.write().push(dataset.clone());
         self.tasks.lock().spawn_on(refresh.run(self.stop.clone()), &self.runtime);
         self.tasks.lock().spawn_on(dataset.clone().keep_loaded(self.stop.clone()), &self.runtime);
@@ -377,7 +370,10 @@ impl Dataset {
         }
         let pinned = self.spec.rules.iter().filter(|rule| rule.cache == Some(forebay_wire::rule::CacheMode::Pin));
         for path in pinned.map(|rule| rule.path.as_str()) {
-            if !paths.iter().any(|above| above == "/" || path == above || path.strip_prefix(above.as_str()).is_some_and(|rest| rest.starts_with('/'))) {
+            if !paths
+                .iter()
+                .any(|above| above == "/" || path == above || path.strip_prefix(above.as_str()).is_some_and(|rest| rest.starts_with('/')))
+            {
                 paths.push(path.to_owned());
             }
         }
@@ -389,7 +385,9 @@ impl Dataset {
         let never = self.spec.rules.iter().filter(|rule| rule.cache == Some(forebay_wire::rule::CacheMode::Never));
         for path in never.map(|rule| rule.path.as_str().to_owned()) {
             match self.free(path.clone(), true).await {
-                Ok(freed) if freed.files > 0 => info!(dataset = self.fs.name(), path, files = freed.files, "freed what is never to be cached"),
+                Ok(freed) if freed.files > 0 => {
+                    info!(dataset = self.fs.name(), path, files = freed.files, "freed what is never to be cached")
+                }
                 Ok(_) => {}
                 Err(error) => warn!(dataset = self.fs.name(), path, error, "what is never to be cached could not be freed"),
             }

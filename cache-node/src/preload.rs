@@ -62,7 +62,13 @@ pub struct Preload {
 
 impl Preload {
     pub fn new(fs: Arc<Filesystem>, bytes_per_second_max: Option<u64>) -> Arc<Self> {
-        Arc::new(Self { fs, bytes_per_second_max, turn: tokio::sync::Mutex::default(), progress: watch::Sender::new(None), failed: Mutex::default() })
+        Arc::new(Self {
+            fs,
+            bytes_per_second_max,
+            turn: tokio::sync::Mutex::default(),
+            progress: watch::Sender::new(None),
+            failed: Mutex::default(),
+        })
     }
 
     /// The last run's, also after its end; `None` before the first.
@@ -109,7 +115,13 @@ impl Preload {
             Ok(()) | Err(_) => PreloadState::Failed,
         };
         self.progress.send_replace(Some(progress.clone()));
-        info!(dataset = self.fs.name(), files = progress.files_done, bytes = progress.bytes_done, failed = progress.files_failed, "preload ended");
+        info!(
+            dataset = self.fs.name(),
+            files = progress.files_done,
+            bytes = progress.bytes_done,
+            failed = progress.files_failed,
+            "preload ended"
+        );
         ended.map(|()| progress)
     }
 
@@ -120,15 +132,13 @@ impl Preload {
             for path in &paths {
                 // Rules below the path are asked file by file only when there are any.
                 let mut failed = None;
-                let found = for_each_below(&manifest, path.as_bytes(), &mut |entry, size| {
-                    match is_wanted(&rules, &manifest, entry) {
-                        Ok(true) => {
-                            files += 1;
-                            bytes += size;
-                        }
-                        Ok(false) => {}
-                        Err(error) => failed = Some(error),
+                let found = for_each_below(&manifest, path.as_bytes(), &mut |entry, size| match is_wanted(&rules, &manifest, entry) {
+                    Ok(true) => {
+                        files += 1;
+                        bytes += size;
                     }
+                    Ok(false) => {}
+                    Err(error) => failed = Some(error),
                 })?;
                 if let Some(error) = failed {
                     return Err(error.into());

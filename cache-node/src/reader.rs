@@ -91,7 +91,11 @@ impl Reader {
             missed |= self.read_block(file, index, block, part, sequential, &mut bytes).await?;
             at = part.end();
         }
-        if missed { self.metrics.misses.add(1) } else { self.metrics.hits.add(1) }
+        if missed {
+            self.metrics.misses.add(1)
+        } else {
+            self.metrics.hits.add(1)
+        }
         Ok(bytes.freeze())
     }
 

@@ -154,7 +154,13 @@ impl Refresh {
             let failed = match &outcome {
                 Ok(changes) => {
                     if *changes != Changes::default() {
-                        info!(dataset = self.fs.name(), added = changes.added, removed = changes.removed, replaced = changes.replaced, "synced");
+                        info!(
+                            dataset = self.fs.name(),
+                            added = changes.added,
+                            removed = changes.removed,
+                            replaced = changes.replaced,
+                            "synced"
+                        );
                     }
                     *self.last.lock() = (Some(Instant::now()), *changes);
                     pause = RETRY_MIN;

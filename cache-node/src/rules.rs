@@ -41,7 +41,8 @@ pub struct RuleTable {
 impl RuleTable {
     /// Resolves what each rule leaves out. `specs` in any order, each path at most once.
     pub fn new(specs: &[RuleSpec]) -> Self {
-        let mut sorted: Vec<(Vec<u8>, &RuleSpec)> = specs.iter().map(|spec| (trimmed(spec.path.as_str().as_bytes()).to_vec(), spec)).collect();
+        let mut sorted: Vec<(Vec<u8>, &RuleSpec)> =
+            specs.iter().map(|spec| (trimmed(spec.path.as_str().as_bytes()).to_vec(), spec)).collect();
         sorted.sort_by_key(|(path, _)| path.len());
         let root = Rule { path: Vec::new(), cache: CacheMode::Auto, ttl: None, max_bytes: None, pin_threshold: u64::MAX };
         // Shortest first, so that a rule's parent is resolved before it.

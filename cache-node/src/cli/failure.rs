@@ -58,7 +58,9 @@ impl From<AccessError> for Failure {
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         let exit = match &error {
-            SourceError::NotFound { .. } | SourceError::Archived { .. } | SourceError::Permanent { .. } | SourceError::Unaskable { .. } => Exit::NoInput,
+            SourceError::NotFound { .. } | SourceError::Archived { .. } | SourceError::Permanent { .. } | SourceError::Unaskable { .. } => {
+                Exit::NoInput
+            }
             SourceError::Denied { .. } => Exit::Permission,
             SourceError::Replaced { .. } | SourceError::Throttled { .. } => Exit::Temporary,
             SourceError::Unavailable { .. } | SourceError::Corrupt { .. } => Exit::Unavailable,

@@ -167,7 +167,8 @@ impl Default for Touches {
 impl Touches {
     /// Whether `block` was touched before (as far as the table remembers); it is from now on.
     pub fn touch(&self, block: crate::block::BlockId) -> bool {
-        let mixed = (block.object.0 as u64 ^ u64::from(block.index.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        let mixed =
+            (block.object.0 as u64 ^ u64::from(block.index.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         let mark = (mixed as u32) | 1;
         self.rows[(mixed >> 48) as usize % TOUCH_ROWS].swap(mark, std::sync::atomic::Ordering::Relaxed) == mark
     }

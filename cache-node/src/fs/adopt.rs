@@ -13,7 +13,9 @@ use super::loose::{LooseFile, split};
 use super::{Adopted, Current, Filesystem, Invalidation};
 use crate::block::ObjectRef;
 use crate::fill::chain;
-use crate::manifest::{Change, ContentId, EntryKind, FoundKind, Manifest, ManifestError, ManifestObject, PathHash, RemovedEntry, What, diff, directory_id};
+use crate::manifest::{
+    Change, ContentId, EntryKind, FoundKind, Manifest, ManifestError, ManifestObject, PathHash, RemovedEntry, What, diff, directory_id,
+};
 
 /// Files up to this size on average are "small": opening them costs more than reading them.
 const SMALL_FILE_BYTES: u64 = 1 << 20;
@@ -155,7 +157,12 @@ impl Filesystem {
         let fits = summary.bytes <= self.parts.memory_bytes / 2;
         let small = summary.files > 0 && summary.bytes / summary.files <= SMALL_FILE_BYTES;
         if self.parts.serving == ServingMode::Auto && fits && small && !self.no_open.swap(true, Ordering::AcqRel) {
-            info!(dataset = self.name(), files = summary.files, bytes = summary.bytes, "small files that fit into memory: opens are left to the kernel");
+            info!(
+                dataset = self.name(),
+                files = summary.files,
+                bytes = summary.bytes,
+                "small files that fit into memory: opens are left to the kernel"
+            );
         }
     }
 

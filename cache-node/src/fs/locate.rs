@@ -159,7 +159,13 @@ impl Filesystem {
 
     pub(super) fn loose_object(&self, file: &LooseFile) -> Arc<FileObject> {
         let placement = self.rules.load().resolve(&file.path).placement(file.object.id, (self.parts.clock)());
-        Arc::new(FileObject { object: file.object, key: file.key.clone(), version: file.version.clone(), origin: file.origin.clone(), placement })
+        Arc::new(FileObject {
+            object: file.object,
+            key: file.key.clone(),
+            version: file.version.clone(),
+            origin: file.origin.clone(),
+            placement,
+        })
     }
 
     /// `None` when the data set no longer has the source.
@@ -167,7 +173,13 @@ impl Filesystem {
         let object = self.checked(current, current.manifest.object(entry))?;
         let Some(Some(origin)) = current.origins.get(usize::from(object.source.0)) else { return Ok(None) };
         let placement = self.rules.load().resolve(path).placement(object.object.id, (self.parts.clock)());
-        Ok(Some(Arc::new(FileObject { object: object.object, key: object.key, version: object.version, origin: origin.clone(), placement })))
+        Ok(Some(Arc::new(FileObject {
+            object: object.object,
+            key: object.key,
+            version: object.version,
+            origin: origin.clone(),
+            placement,
+        })))
     }
 
     /// The folder's number in the manifest; `None` when the manifest doesn't have it.

@@ -68,7 +68,8 @@ impl OnDemand {
     pub(super) fn new(sources: Vec<(Vec<u8>, Arc<Origin>)>) -> Self {
         let prefixes = sources.iter().enumerate().filter(|(_, (mount, _))| mount == b"/").map(|(at, _)| (at, Bytes::new())).collect();
         let id = directory_id(PathHash::ROOT);
-        let root = Folder { path: b"/".to_vec(), hash: PathHash::ROOT, parent: id, prefixes, listing: None, older: None, names: HashMap::new() };
+        let root =
+            Folder { path: b"/".to_vec(), hash: PathHash::ROOT, parent: id, prefixes, listing: None, older: None, names: HashMap::new() };
         let tree = Tree { folders: HashMap::from([(id, root)]), ..Tree::default() };
         Self { sources, tree: RwLock::new(tree), flights: Mutex::default() }
     }
@@ -110,7 +111,9 @@ impl OnDemand {
         let folder = tree.folders.get(&directory)?;
         match generation {
             None => folder.listing.clone().filter(|listing| listing.at.elapsed() < FRESH),
-            Some(generation) => [&folder.listing, &folder.older].into_iter().flatten().find(|listing| listing.generation == generation).cloned(),
+            Some(generation) => {
+                [&folder.listing, &folder.older].into_iter().flatten().find(|listing| listing.generation == generation).cloned()
+            }
         }
     }
 

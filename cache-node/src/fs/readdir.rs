@@ -75,13 +75,17 @@ impl Filesystem {
         let parent = || self.checked(current, manifest.directory(directory).and_then(|this| manifest.directory(this.parent)));
         let made = manifest.summary().created_seconds;
         if rows == 0 {
-            if sink(DirectoryRow { cookie: cookie(false, sequence, 1), name: b".", node: self.directory_node(content_of(id), made) }).is_break() {
+            if sink(DirectoryRow { cookie: cookie(false, sequence, 1), name: b".", node: self.directory_node(content_of(id), made) })
+                .is_break()
+            {
                 return Ok(());
             }
             rows = 1;
         }
         if rows == 1 {
-            if sink(DirectoryRow { cookie: cookie(false, sequence, 2), name: b"..", node: self.directory_node(parent()?.id, made) }).is_break() {
+            if sink(DirectoryRow { cookie: cookie(false, sequence, 2), name: b"..", node: self.directory_node(parent()?.id, made) })
+                .is_break()
+            {
                 return Ok(());
             }
             rows = DOTS;
@@ -120,7 +124,8 @@ impl Filesystem {
             let listing = self.on_demand.listing(content_of(id), Some(position.listing));
             return Ok(listing.and_then(|listing| listing.rows.get(at as usize).map(|(name, _)| name.clone())));
         }
-        let Some(previous) = self.previous.load_full().filter(|previous| previous.manifest.summary().sequence & LISTING_MASK == position.listing)
+        let Some(previous) =
+            self.previous.load_full().filter(|previous| previous.manifest.summary().sequence & LISTING_MASK == position.listing)
         else {
             return Ok(None);
         };

@@ -12,7 +12,8 @@ use tracing::warn;
 use super::{Dataset, Node};
 use crate::block::BlockIndex;
 use crate::control::{
-    Control, ControlError, DatasetStatus, FailedFile, Freed, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress, PreloadState, TierStatus,
+    Control, ControlError, DatasetStatus, FailedFile, Freed, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress, PreloadState,
+    TierStatus,
 };
 use crate::fill::chain;
 use crate::fs::{Serving, for_each_below};
@@ -33,7 +34,9 @@ impl Control for Node {
                 Health::Good => String::new(),
                 Health::Full => "the filesystem is full: new blocks are not kept until there is room".to_owned(),
                 Health::ReadOnly => "the filesystem is read-only: new blocks are not kept; remount it writable".to_owned(),
-                Health::Failing => "the disk answers with errors: it is left alone and tried again now and then; look at the kernel's log".to_owned(),
+                Health::Failing => {
+                    "the disk answers with errors: it is left alone and tried again now and then; look at the kernel's log".to_owned()
+                }
             },
         });
         NodeStatus {

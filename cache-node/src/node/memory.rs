@@ -34,7 +34,7 @@ fn cgroup_limit() -> Option<u64> {
 pub(super) fn is_tmpfs(path: &Path) -> bool {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     let existing = path.ancestors().find(|path| path.exists());
-    existing.and_then(|path| rustix::fs::statfs(path).ok()).is_some_and(|stat| i64::from(stat.f_type) == TMPFS_MAGIC)
+    existing.and_then(|path| rustix::fs::statfs(path).ok()).is_some_and(|stat| stat.f_type == TMPFS_MAGIC)
 }
 
 #[cfg(test)]

@@ -49,7 +49,9 @@ impl FileSource {
 /// opendal tidies paths and turns what isn't UTF-8 into other characters: only keys that come through unchanged are asked for.
 fn path<'a>(key: &'a Key, context: &Context) -> Result<&'a str, SourceError> {
     let text = std::str::from_utf8(&key.0).ok();
-    let is_plain = |text: &&str| !text.is_empty() && text.split('/').all(|part| !matches!(part, "" | "." | "..") && part.trim() == part && !part.contains('\0'));
+    let is_plain = |text: &&str| {
+        !text.is_empty() && text.split('/').all(|part| !matches!(part, "" | "." | "..") && part.trim() == part && !part.contains('\0'))
+    };
     text.filter(is_plain).ok_or_else(|| {
         let Context { op, key, origin } = context.clone();
         SourceError::Unaskable { op, key, origin, detail: "a file's path here is UTF-8, with no empty part and no `.` or `..`".into() }
@@ -117,7 +119,15 @@ impl Source for FileSource {
         let context = self.context("read", key);
         let path = path(key, &context)?.to_owned();
         let reader = self.operator.reader(&path).await.map_err(|error| context.error(&error))?;
-        let state = Reading { operator: self.operator.clone(), reader, path, version: version.clone(), next: extent.start(), end: extent.end(), context };
+        let state = Reading {
+            operator: self.operator.clone(),
+            reader,
+            path,
+            version: version.clone(),
+            next: extent.start(),
+            end: extent.end(),
+            context,
+        };
         let mut body = futures::stream::unfold(Some(state), |state| async move {
             let mut state = state.filter(|state| state.next < state.end)?;
             match state.piece().await {

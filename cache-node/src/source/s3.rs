@@ -116,7 +116,12 @@ impl S3 {
         raw::list(call.set_delimiter(request.one_level.then(|| "/".to_owned())), prefix, after).await
     }
 
-    async fn list_answer(&self, request: &ListRequest, encoding: Option<EncodingType>, context: &Context) -> Result<list_xml::Answer, SourceError> {
+    async fn list_answer(
+        &self,
+        request: &ListRequest,
+        encoding: Option<EncodingType>,
+        context: &Context,
+    ) -> Result<list_xml::Answer, SourceError> {
         let client = self.client(context).await?;
         let body = match self.list_once(&client, request, encoding.clone()).await {
             Ok(body) => body,
@@ -191,9 +196,14 @@ impl Source for S3 {
         let asked = version::Asked::new(version).ok_or_else(|| context.clone().replaced())?;
         let client = self.client(&context).await?;
         let ask = |client: &Client| {
-            let call = client.get_object().bucket(&self.bucket).key(&full).set_if_match(asked.if_match()).set_request_payer(self.payer.clone());
+            let call =
+                client.get_object().bucket(&self.bucket).key(&full).set_if_match(asked.if_match()).set_request_payer(self.payer.clone());
             // A checksum covers the whole object, so it is of use only without a range.
-            let call = if whole { call.checksum_mode(ChecksumMode::Enabled) } else { call.range(format!("bytes={}-{}", extent.start(), extent.end() - 1)) };
+            let call = if whole {
+                call.checksum_mode(ChecksumMode::Enabled)
+            } else {
+                call.range(format!("bytes={}-{}", extent.start(), extent.end() - 1))
+            };
             call.send()
         };
         let answer = match ask(&client).await {
@@ -216,10 +226,14 @@ impl Source for S3 {
             (true, None) => {}
             (true, Some(range)) => return Err(context.corrupt(format!("asked for the whole object, got {range}"))),
             (false, Some(range)) if is_range(range, extent) => {}
-            (false, Some(range)) => return Err(context.corrupt(format!("asked for bytes {}-{}, got {range}", extent.start(), extent.end() - 1))),
+            (false, Some(range)) => {
+                return Err(context.corrupt(format!("asked for bytes {}-{}, got {range}", extent.start(), extent.end() - 1)));
+            }
             (false, None) => return Err(context.corrupt("the answer is not for a range")),
         }
-        if let Some(length) = answer.content_length() && u64::try_from(length) != Ok(extent.len()) {
+        if let Some(length) = answer.content_length()
+            && u64::try_from(length) != Ok(extent.len())
+        {
             return Err(context.corrupt(format!("asked for {} bytes, {length} were announced", extent.len())));
         }
         Ok(body::exact(answer.body, extent.len(), context))
@@ -228,7 +242,8 @@ impl Source for S3 {
 
 /// `bytes 0-99/1234`, where the total may be `*`.
 fn is_range(text: &str, extent: Extent) -> bool {
-    let parts = text.strip_prefix("bytes ").and_then(|rest| rest.split_once('/')).and_then(|(range, total)| Some((range.split_once('-')?, total)));
+    let parts =
+        text.strip_prefix("bytes ").and_then(|rest| rest.split_once('/')).and_then(|(range, total)| Some((range.split_once('-')?, total)));
     parts.is_some_and(|((first, last), _)| first.parse() == Ok(extent.start()) && last.parse() == Ok(extent.end() - 1))
 }
 

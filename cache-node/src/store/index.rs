@@ -82,7 +82,7 @@ impl Slot {
     fn new(entry: &Entry) -> Self {
         let meta = if entry.is_pinned { PIN } else { 0 } | u32::from(entry.recency.0 & Recency::MASK);
         let Location(bits) = entry.location;
-        Self([(entry.hash >> 20) as u32, bits as u32, (bits >> 32) as u32 * (1 << 16) | meta].map(AtomicU32::new))
+        Self([(entry.hash >> 20) as u32, bits as u32, ((bits >> 32) as u32 * (1 << 16)) | meta].map(AtomicU32::new))
     }
     fn key(&self) -> u32 {
         self.0[0].load(Relaxed)
@@ -135,7 +135,7 @@ fn key_of(hash: u64) -> u32 {
 
 /// First position whose key is not below `key`: a guess (hashes are uniform), then steps; O(sqrt n) expected.
 fn lower_bound(slots: &[Slot], key: u32) -> usize {
-    let mut at = (u64::from(key) * slots.len() as u64 >> 32) as usize;
+    let mut at = ((u64::from(key) * slots.len() as u64) >> 32) as usize;
     while at > 0 && slots[at - 1].key() >= key {
         at -= 1;
     }

@@ -79,7 +79,7 @@ fn load_files(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Resul
 fn full_charge(record: &super::table::FileRecord) -> u64 {
     let blocks = record.block_size;
     // All blocks but the last are whole pages.
-    let data = if blocks.bytes() % PAGE == 0 { record.size.next_multiple_of(PAGE) } else { record.size };
+    let data = if blocks.bytes().is_multiple_of(PAGE) { record.size.next_multiple_of(PAGE) } else { record.size };
     data + sparse::sidecar_bytes(record)
 }
 

@@ -59,7 +59,12 @@ async fn read_all(handle: &SourceHandle, contents: &BTreeMap<String, Vec<u8>>, r
         .iter()
         .map(|(name, bytes)| {
             let size = bytes.len() as u64;
-            let (start, end) = if random.random() { (0, size) } else { let start = random.random_range(0..size - 1); (start, random.random_range(start + 1..=size)) };
+            let (start, end) = if random.random() {
+                (0, size)
+            } else {
+                let start = random.random_range(0..size - 1);
+                (start, random.random_range(start + 1..=size))
+            };
             let source = source.clone();
             async move {
                 let got = read(&*source, &object(name, bytes), start, end).await?;
@@ -99,7 +104,8 @@ async fn each_lie_told_once_is_mended_by_one_more_request() {
         for whole in [true, false] {
             let bytes: Vec<u8> = (0..100_000u32).map(|index| (index % 251) as u8).collect();
             let mut lies = vec![lie];
-            let server = LyingServer::start(BTreeMap::from([("a".to_owned(), bytes.clone())]), move |_| lies.pop().unwrap_or(Lie::Truth)).await;
+            let server =
+                LyingServer::start(BTreeMap::from([("a".to_owned(), bytes.clone())]), move |_| lies.pop().unwrap_or(Lie::Truth)).await;
             let handle = handle(&server, policy());
             let (start, end) = if whole { (0, 100_000) } else { (10, 90_001) };
             let got = read(&*handle.on_demand(), &object("a", &bytes), start, end).await;
@@ -109,7 +115,10 @@ async fn each_lie_told_once_is_mended_by_one_more_request() {
                 continue;
             }
             assert!(got.unwrap() == bytes[start as usize..end as usize], "{lie:?}");
-            let is_harmless = matches!((lie, whole), (Lie::Truth | Lie::LongUnannounced, _) | (Lie::WrongRange | Lie::RangeIgnored, true) | (Lie::FlippedByte, false));
+            let is_harmless = matches!(
+                (lie, whole),
+                (Lie::Truth | Lie::LongUnannounced, _) | (Lie::WrongRange | Lie::RangeIgnored, true) | (Lie::FlippedByte, false)
+            );
             assert_eq!(server.requests(), if is_harmless { 1 } else { 2 }, "{lie:?} whole={whole}");
         }
     }

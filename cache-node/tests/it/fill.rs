@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 use forebay_node::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
-use forebay_node::fill::{DIRECT_BYTES_MAX, Fill, FillError, FillLimits, FileObject, Origin};
+use forebay_node::fill::{DIRECT_BYTES_MAX, FileObject, Fill, FillError, FillLimits, Origin};
 use forebay_node::reader::Reader;
 use forebay_node::rules::Placement;
 use forebay_node::source::{Key, Version};

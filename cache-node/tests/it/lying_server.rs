@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// What happens to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
+pub(crate) enum Lie {
     Truth,
     SlowDown,
     InternalError,
@@ -48,7 +48,7 @@ pub enum Lie {
 }
 
 impl Lie {
-    pub const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Truth,
         Self::SlowDown,
         Self::InternalError,
@@ -80,18 +80,18 @@ struct Shared {
     trapped: AtomicU32,
 }
 
-pub struct LyingServer {
+pub(crate) struct LyingServer {
     shared: Arc<Shared>,
     address: SocketAddr,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
-pub fn etag(bytes: &[u8]) -> String {
+pub(crate) fn etag(bytes: &[u8]) -> String {
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(bytes))
 }
 
 impl LyingServer {
-    pub async fn start(objects: BTreeMap<String, Vec<u8>>, lies: impl FnMut(&str) -> Lie + Send + 'static) -> Self {
+    pub(crate) async fn start(objects: BTreeMap<String, Vec<u8>>, lies: impl FnMut(&str) -> Lie + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let trap = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -121,17 +121,17 @@ impl LyingServer {
         });
         Self { shared, address, tasks: vec![serving, trapping] }
     }
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
-    pub fn requests(&self) -> u32 {
+    pub(crate) fn requests(&self) -> u32 {
         self.shared.requests.load(Relaxed)
     }
     /// Connections to where redirects point.
-    pub fn trapped(&self) -> u32 {
+    pub(crate) fn trapped(&self) -> u32 {
         self.shared.trapped.load(Relaxed)
     }
-    pub fn put(&self, key: &str, bytes: Vec<u8>) {
+    pub(crate) fn put(&self, key: &str, bytes: Vec<u8>) {
         self.shared.objects.lock().insert(key.to_owned(), bytes);
     }
 }
@@ -208,7 +208,10 @@ async fn answer(shared: &Shared, socket: &mut TcpStream, head: &str, lie: Lie) -
     if lie != Lie::OtherVersion && header(head, "if-match").is_some_and(|asked| asked != tag) {
         return send(socket, "412 Precondition Failed", "", &refusal("PreconditionFailed")).await;
     }
-    let mut fields = format!("Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n{}", if lie == Lie::NoEtag { String::new() } else { format!("ETag: {tag}\r\n") });
+    let mut fields = format!(
+        "Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n{}",
+        if lie == Lie::NoEtag { String::new() } else { format!("ETag: {tag}\r\n") }
+    );
     let range = header(head, "range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-')).filter(|_| lie != Lie::RangeIgnored);
     let size = bytes.len();
     let (status, mut body) = match range {

@@ -1,8 +1,8 @@
 //! A source in memory that changes behind our back, counts what it is asked, and can be slow or away.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -78,7 +78,10 @@ impl Source for MemorySource {
         let mut page = ListPage::default();
         let mut last = None;
         for (key, (version, bytes)) in self.objects.lock().iter() {
-            let after = request.after.as_ref().is_none_or(|after| key.as_slice() > &after[..] && !(after.ends_with(b"/") && request.one_level && key.starts_with(after)));
+            let after = request
+                .after
+                .as_ref()
+                .is_none_or(|after| key.as_slice() > &after[..] && !(after.ends_with(b"/") && request.one_level && key.starts_with(after)));
             let before = request.before.as_ref().is_none_or(|before| key.as_slice() < &before[..]);
             if !key.starts_with(&request.prefix) || !after || !before {
                 continue;
@@ -145,4 +148,3 @@ pub(crate) fn pattern(seed: u64, len: usize) -> Bytes {
     bytes.truncate(len);
     Bytes::from(bytes)
 }
-

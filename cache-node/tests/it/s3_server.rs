@@ -12,11 +12,11 @@ use s3s::service::S3ServiceBuilder;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-pub const ACCESS_KEY: &str = "AKIATESTONLY";
-pub const SECRET_KEY: &str = "secret-of-the-tests";
+pub(crate) const ACCESS_KEY: &str = "AKIATESTONLY";
+pub(crate) const SECRET_KEY: &str = "secret-of-the-tests";
 
 /// Serves until dropped. A bucket is a folder below `folder()`.
-pub struct S3Server {
+pub(crate) struct S3Server {
     folder: TempDir,
     address: SocketAddr,
     task: tokio::task::JoinHandle<()>,
@@ -24,7 +24,7 @@ pub struct S3Server {
 
 impl S3Server {
     /// Starts with an empty bucket.
-    pub async fn start(bucket: &str) -> Self {
+    pub(crate) async fn start(bucket: &str) -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::create_dir(folder.path().join(bucket)).unwrap();
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder.path()).unwrap());
@@ -43,14 +43,14 @@ impl S3Server {
         });
         Self { folder, address, task }
     }
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
     /// Where the object's bytes are.
-    pub fn path(&self, bucket: &str, key: &str) -> PathBuf {
+    pub(crate) fn path(&self, bucket: &str, key: &str) -> PathBuf {
         self.folder.path().join(bucket).join(key)
     }
-    pub fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
+    pub(crate) fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
         let path = self.path(bucket, key);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
@@ -64,7 +64,7 @@ impl Drop for S3Server {
 }
 
 /// `s3://bucket/prefix` at `endpoint`, path style, region found out.
-pub fn location(endpoint: String, bucket: &str, prefix: &str) -> S3Location {
+pub(crate) fn location(endpoint: String, bucket: &str, prefix: &str) -> S3Location {
     S3Location {
         bucket: bucket.into(),
         prefix: prefix.into(),
@@ -78,7 +78,7 @@ pub fn location(endpoint: String, bucket: &str, prefix: &str) -> S3Location {
     }
 }
 
-pub fn access(secret: &str) -> SourceAccess {
+pub(crate) fn access(secret: &str) -> SourceAccess {
     let keys = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", secret)];
     let keys = keys.into_iter().map(|(name, value)| (name.to_owned(), Secret::new(value))).collect();
     SourceAccess { credentials: Credentials::Keys(keys), ca_bundle: None }

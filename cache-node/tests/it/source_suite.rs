@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_node::block::Extent;
+use forebay_node::source::faulty::{Fault, Faulty};
 use forebay_node::source::file::FileSource;
 use forebay_node::source::s3::S3;
-use forebay_node::source::faulty::{Fault, Faulty};
 use forebay_node::source::{Key, Limits, ListRequest, Object, RetryPolicy, Source, SourceError, SourceHandle, Version};
 use futures::TryStreamExt;
 
 use crate::s3_server::{S3Server, SECRET_KEY, access, location};
 
-pub fn key(text: &str) -> Key {
+pub(crate) fn key(text: &str) -> Key {
     Key(Bytes::copy_from_slice(text.as_bytes()))
 }
 
-pub fn request(prefix: &str) -> ListRequest {
+pub(crate) fn request(prefix: &str) -> ListRequest {
     ListRequest { prefix: Bytes::copy_from_slice(prefix.as_bytes()), after: None, before: None, one_level: false }
 }
 
-pub async fn read(source: &dyn Source, object: &Object, start: u64, end: u64) -> Result<Vec<u8>, SourceError> {
+pub(crate) async fn read(source: &dyn Source, object: &Object, start: u64, end: u64) -> Result<Vec<u8>, SourceError> {
     let extent = Extent::new(start, end).unwrap();
     let whole = start == 0 && end == object.size;
     let parts: Vec<Bytes> = source.read(&object.key, &object.version, extent, whole).await?.try_collect().await?;
@@ -70,7 +70,11 @@ async fn check(source: Arc<dyn Source>, contents: &BTreeMap<String, Vec<u8>>, pu
     for prefix in ["a", "a/", "a/d", "many/f01", "z/", "none", "b/1"] {
         let (objects, _) = list(source, request(prefix)).await;
         let expected: Vec<_> = contents.keys().filter(|key| key.starts_with(prefix)).collect();
-        assert_eq!(objects.iter().map(|object| &object.key.0[..]).collect::<Vec<_>>(), expected.iter().map(|key| key.as_bytes()).collect::<Vec<_>>(), "{prefix}");
+        assert_eq!(
+            objects.iter().map(|object| &object.key.0[..]).collect::<Vec<_>>(),
+            expected.iter().map(|key| key.as_bytes()).collect::<Vec<_>>(),
+            "{prefix}"
+        );
     }
 
     // Ranges of keys.
@@ -78,7 +82,11 @@ async fn check(source: Arc<dyn Source>, contents: &BTreeMap<String, Vec<u8>>, pu
         let range = ListRequest { after: Some(Bytes::from(after)), before: Some(Bytes::from(before)), ..request("") };
         let (objects, _) = list(source, range).await;
         let expected: Vec<_> = contents.keys().filter(|key| key.as_str() > after && key.as_str() < before).collect();
-        assert_eq!(objects.iter().map(|object| &object.key.0[..]).collect::<Vec<_>>(), expected.iter().map(|key| key.as_bytes()).collect::<Vec<_>>(), "{after}..{before}");
+        assert_eq!(
+            objects.iter().map(|object| &object.key.0[..]).collect::<Vec<_>>(),
+            expected.iter().map(|key| key.as_bytes()).collect::<Vec<_>>(),
+            "{after}..{before}"
+        );
     }
 
     // One level.

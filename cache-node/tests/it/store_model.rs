@@ -233,8 +233,11 @@ fn flipped_bits_are_found_dropped_counted_and_never_served() {
         assert!(put(&store, &partial, 1, AUTO) == PutOutcome::Stored && put(&store, &partial, 3, AUTO) == PutOutcome::Stored);
         objects.iter().for_each(|object| drop(store.open_complete(object).unwrap()));
     }
-    let pristine: Vec<(PathBuf, Vec<u8>)> =
-        files_below(folder.path()).into_iter().filter(|path| !path.ends_with("lock")).map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect();
+    let pristine: Vec<(PathBuf, Vec<u8>)> = files_below(folder.path())
+        .into_iter()
+        .filter(|path| !path.ends_with("lock"))
+        .map(|path| (path.clone(), std::fs::read(&path).unwrap()))
+        .collect();
     let bytes: usize = pristine.iter().map(|(_, bytes)| bytes.len()).sum();
     let (mut found, mut harmless) = (0, 0);
     for _ in 0..count(300, 10_000) {
@@ -243,7 +246,17 @@ fn flipped_bits_are_found_dropped_counted_and_never_served() {
             0 => &pristine[random.below(pristine.len() as u64) as usize],
             _ => {
                 let mut at = random.below(bytes as u64) as usize;
-                pristine.iter().find(|(_, bytes)| if at < bytes.len() { true } else { at -= bytes.len(); false }).unwrap()
+                pristine
+                    .iter()
+                    .find(|(_, bytes)| {
+                        if at < bytes.len() {
+                            true
+                        } else {
+                            at -= bytes.len();
+                            false
+                        }
+                    })
+                    .unwrap()
             }
         };
         if good.is_empty() {
@@ -265,7 +278,11 @@ fn flipped_bits_are_found_dropped_counted_and_never_served() {
         lost += [1, 3].into_iter().filter(|&block| !is_hit(&store, &partial, extent_of(&partial, block))).count() as u64;
         assert!(![0, 2].into_iter().any(|block| is_hit(&store, &partial, extent_of(&partial, block))), "a block that was never put");
         assert!(lost == 0 || store.usage().corrupt > 0, "{} byte {at} bit {bit}: {lost} lost, none counted", path.display());
-        if lost > 0 { found += 1 } else { harmless += 1 }
+        if lost > 0 {
+            found += 1
+        } else {
+            harmless += 1
+        }
         // Fetched again and right again, then as before.
         for object in &objects {
             assert!(put_all(&store, object, AUTO) && is_whole(&store, object));
@@ -395,8 +412,12 @@ fn a_real_full_filesystem_is_survived() {
         return;
     }
     let outcome = std::panic::catch_unwind(|| {
-        let tier =
-            TierConfig { kind: TierKind::Memory, path: folder.path().to_owned(), capacity: Capacity::Bytes(64 << 20), keep_free_percent: 0 };
+        let tier = TierConfig {
+            kind: TierKind::Memory,
+            path: folder.path().to_owned(),
+            capacity: Capacity::Bytes(64 << 20),
+            keep_free_percent: 0,
+        };
         let store = Store::open(StoreConfig { tiers: vec![tier], ..config(folder.path(), 0) }).unwrap();
         let filler = folder.path().join("filler");
         // Somebody else fills it while nobody looks.

@@ -178,10 +178,10 @@ fn config(check: &mut Check, file: NodeConfigFile) -> Option<NodeConfig> {
         _ => check.refuse("fills.max", "write a number from 1 to 4096"),
     };
     let fill_buffer = buffer_bytes.map_or(Some(FILL_BUFFER), |text| check.parse("fills.bufferBytes", &text));
-    if let (Some(buffer), Some(block)) = (fill_buffer, block_size) {
-        if buffer.bytes() < 4 * block.bytes() {
-            check.refuse::<()>("fills.bufferBytes", format!("{buffer} is less than four blocks of {block}: write a larger quantity"));
-        }
+    if let (Some(buffer), Some(block)) = (fill_buffer, block_size)
+        && buffer.bytes() < 4 * block.bytes()
+    {
+        check.refuse::<()>("fills.bufferBytes", format!("{buffer} is less than four blocks of {block}: write a larger quantity"));
     }
     let SourceLimitsFile { max_bytes_per_second, max_requests_per_second } = source.unwrap_or_default();
     let max_bytes_per_second = max_bytes_per_second.and_then(|text| check.positive("source.maxBytesPerSecond", &text));

@@ -177,10 +177,10 @@ pub(in crate::manifest) fn model(mounts: &[&str], rows: &Rows) -> (BTreeMap<Vec<
     for (path, _, _, row) in beside {
         let slash = path.iter().rposition(|byte| *byte == b'/').unwrap() + 1;
         let renamed = [&path[..slash], &key::beside_folder(&path[slash..])].concat();
-        if tree.contains_key(&renamed) {
-            unreachable += 1;
+        if let std::collections::btree_map::Entry::Vacant(e) = tree.entry(renamed) {
+            e.insert(Node::File(row));
         } else {
-            tree.insert(renamed, Node::File(row));
+            unreachable += 1;
         }
     }
     (tree, unreachable)

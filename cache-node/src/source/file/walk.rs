@@ -87,7 +87,9 @@ impl Walks {
                 break;
             }
             match row {
-                Row::Folder(folder) if request.one_level && folder.as_bytes() != &request.prefix[..] && folder.len() > request.prefix.len() => {
+                Row::Folder(folder)
+                    if request.one_level && folder.as_bytes() != &request.prefix[..] && folder.len() > request.prefix.len() =>
+                {
                     let was_told = after.is_some_and(|after| after.starts_with(folder.as_bytes()));
                     if !was_told {
                         page.folders.push(Bytes::from(folder));

@@ -31,7 +31,8 @@ struct State {
 
 impl State {
     fn has_room(&self, priority: Priority) -> bool {
-        self.in_flight < self.adaptive.limit().max(1) && (priority == Priority::OnDemand || self.background_in_flight < self.background_max())
+        self.in_flight < self.adaptive.limit().max(1)
+            && (priority == Priority::OnDemand || self.background_in_flight < self.background_max())
     }
     fn background_max(&self) -> u32 {
         (self.adaptive.limit() * BACKGROUND_SHARE.0 / BACKGROUND_SHARE.1).max(1)
@@ -64,8 +65,13 @@ impl Drop for Permit {
 
 impl Queue {
     pub(super) fn new(max: u32) -> Arc<Self> {
-        let state =
-            State { in_flight: 0, background_in_flight: 0, on_demand: VecDeque::new(), background: VecDeque::new(), adaptive: Adaptive::new(max) };
+        let state = State {
+            in_flight: 0,
+            background_in_flight: 0,
+            on_demand: VecDeque::new(),
+            background: VecDeque::new(),
+            adaptive: Adaptive::new(max),
+        };
         Arc::new(Self { state: Mutex::new(state) })
     }
 

@@ -50,7 +50,13 @@ impl Checkpoint {
             ListEvent::Split { from, at, into } => {
                 let mut right = None;
                 if let Some(left) = self.get(*from) {
-                    right = Some(Range { id: *into, started_after: Some(at.clone()), after: Some(at.clone()), before: left.before.take(), done: false });
+                    right = Some(Range {
+                        id: *into,
+                        started_after: Some(at.clone()),
+                        after: Some(at.clone()),
+                        before: left.before.take(),
+                        done: false,
+                    });
                     left.before = Some(successor(at));
                 }
                 self.ranges.extend(right);
@@ -71,7 +77,11 @@ impl Checkpoint {
     fn get(&mut self, id: RangeId) -> Option<&mut Range> {
         // Ids are given in order and ranges only appended: the place is the number, unless someone sorted them.
         let at = id.0 as usize;
-        let at = if self.ranges.get(at).is_some_and(|range| range.id == id) { at } else { self.ranges.iter().position(|range| range.id == id)? };
+        let at = if self.ranges.get(at).is_some_and(|range| range.id == id) {
+            at
+        } else {
+            self.ranges.iter().position(|range| range.id == id)?
+        };
         self.ranges.get_mut(at)
     }
 
@@ -84,7 +94,8 @@ impl Checkpoint {
         put(&mut bytes, self.ranges.len());
         for Range { id, started_after, after, before, done } in &self.ranges {
             let keys = [started_after, after, before];
-            let flags = keys.iter().enumerate().fold(usize::from(*done) << 3, |flags, (bit, key)| flags | usize::from(key.is_some()) << bit);
+            let flags =
+                keys.iter().enumerate().fold(usize::from(*done) << 3, |flags, (bit, key)| flags | usize::from(key.is_some()) << bit);
             put(&mut bytes, id.0 as usize);
             put(&mut bytes, flags);
             for key in keys.into_iter().flatten() {

@@ -64,7 +64,8 @@ impl Plan {
 
     /// Cuts the ranges that have most left, into `idle` more ranges if it can.
     fn cut(&mut self, idle: usize, events: &mut Vec<ListEvent>) {
-        let mut candidates: Vec<(f64, usize)> = self.active.iter().enumerate().filter_map(|(at, active)| Some((self.pages_left(active)?, at))).collect();
+        let mut candidates: Vec<(f64, usize)> =
+            self.active.iter().enumerate().filter_map(|(at, active)| Some((self.pages_left(active)?, at))).collect();
         candidates.sort_unstable_by(|left, right| right.0.total_cmp(&left.0));
         candidates.truncate(idle);
         let Some(each) = idle.checked_div(candidates.len()) else { return };

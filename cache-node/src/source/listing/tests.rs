@@ -29,7 +29,8 @@ impl Source for Keys {
         let rest = &self.keys[from..];
         let inside = rest.partition_point(|key| key.starts_with(&request.prefix));
         let rows = &rest[..inside.min(self.page)];
-        let object = |key: &Bytes| Object { key: Key(key.clone()), size: 1, modified: SystemTime::UNIX_EPOCH, version: Version(Bytes::new()) };
+        let object =
+            |key: &Bytes| Object { key: Key(key.clone()), size: 1, modified: SystemTime::UNIX_EPOCH, version: Version(Bytes::new()) };
         let next = (inside > self.page).then(|| rows[rows.len() - 1].clone());
         let mut objects: Vec<_> = rows.iter().map(object).collect();
         let end = request.before.as_ref().map_or(objects.len(), |before| objects.partition_point(|object| object.key.0 < *before));
@@ -54,7 +55,9 @@ async fn list_all(source: Arc<Keys>, prefix: &str, parallel: usize, stops: &[usi
         let (sink, mut events) = mpsc::channel(4);
         let task = tokio::spawn(list_parallel(source.clone(), prefix.clone(), checkpoint.clone(), ListOptions { parallel }, sink));
         let mut count = 0;
-        while count < stop && let Some(event) = events.recv().await {
+        while count < stop
+            && let Some(event) = events.recv().await
+        {
             checkpoint.apply(&event);
             count += 1;
             if let ListEvent::Page { range, objects, .. } = event {
@@ -134,7 +137,20 @@ async fn check_speed(name: &str, keys: impl IntoIterator<Item = String>, speedup
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn even_and_skewed_keys_are_listed_in_parallel() {
-    check_speed("imagenet", (0..200u32).flat_map(|class| (0..1000u32).map(move |file| format!("train/n{:08}/n{class:08}_{file}.JPEG", 1_440_764 + class * 1931))), 8.0).await;
-    check_speed("skewed", (0..200_000u32).map(|index| if index % 10 == 0 { format!("data/x{:03}/f{index:08}", index % 977) } else { format!("data/hot/part-{index:010}.bin") }), 8.0).await;
+    check_speed(
+        "imagenet",
+        (0..200u32)
+            .flat_map(|class| (0..1000u32).map(move |file| format!("train/n{:08}/n{class:08}_{file}.JPEG", 1_440_764 + class * 1931))),
+        8.0,
+    )
+    .await;
+    check_speed(
+        "skewed",
+        (0..200_000u32).map(|index| {
+            if index % 10 == 0 { format!("data/x{:03}/f{index:08}", index % 977) } else { format!("data/hot/part-{index:010}.bin") }
+        }),
+        8.0,
+    )
+    .await;
     check_speed("hashes", (0..200_000u64).map(|index| format!("{:016x}", index.wrapping_mul(0x9E37_79B9_7F4A_7C15))), 8.0).await;
 }

@@ -119,27 +119,40 @@ impl Context {
         match (code.as_str(), *status) {
             ("NoSuchBucket", _) => {
                 let bucket = self.bucket.clone();
-                self.permanent(format!("there is no bucket {bucket} at this endpoint; check the name, the endpoint and the region ({said})"))
+                self.permanent(format!(
+                    "there is no bucket {bucket} at this endpoint; check the name, the endpoint and the region ({said})"
+                ))
             }
             ("NoSuchKey" | "NoSuchVersion", _) => self.not_found(),
             ("PreconditionFailed", _) | (_, 412) => self.replaced(),
             ("InvalidObjectState", _) => self.archived(format!("restore it first (RestoreObject), or read another storage class ({said})")),
-            ("SignatureDoesNotMatch", _) => self.denied(format!("the secret key does not belong to the access key, or a proxy changes requests ({said})")),
+            ("SignatureDoesNotMatch", _) => {
+                self.denied(format!("the secret key does not belong to the access key, or a proxy changes requests ({said})"))
+            }
             ("InvalidAccessKeyId", _) => self.denied(format!("the access key is not known there; check the key and the endpoint ({said})")),
             ("ExpiredToken" | "TokenRefreshRequired", _) => self.denied(format!("the session token has expired; get a new one ({said})")),
-            ("InvalidToken", _) => self.denied(format!("the session token is wrong; AWS_SESSION_TOKEN must belong to the access key ({said})")),
-            ("RequestTimeTooSkewed", _) => self.denied(format!("this machine's clock is off by more than 15 minutes; set it, with NTP ({said})")),
+            ("InvalidToken", _) => {
+                self.denied(format!("the session token is wrong; AWS_SESSION_TOKEN must belong to the access key ({said})"))
+            }
+            ("RequestTimeTooSkewed", _) => {
+                self.denied(format!("this machine's clock is off by more than 15 minutes; set it, with NTP ({said})"))
+            }
             ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException", _) | (_, 301 | 302 | 308) => {
                 let cure = match region {
                     Some(region) => format!("the bucket lives in {region}: set s3.region to it"),
-                    None => "the endpoint sends elsewhere, which is not followed: set s3.endpoint and s3.region to where the bucket lives".into(),
+                    None => "the endpoint sends elsewhere, which is not followed: set s3.endpoint and s3.region to where the bucket lives"
+                        .into(),
                 };
                 self.permanent(format!("{cure} ({said})"))
             }
             ("TemporaryRedirect", _) | (_, 307) => self.unavailable(format!("redirected elsewhere, which is not followed ({said})")),
-            ("SlowDown" | "Throttling" | "ThrottlingException" | "TooManyRequests" | "RequestLimitExceeded", _) | (_, 429 | 503) => self.throttled(said),
+            ("SlowDown" | "Throttling" | "ThrottlingException" | "TooManyRequests" | "RequestLimitExceeded", _) | (_, 429 | 503) => {
+                self.throttled(said)
+            }
             ("RequestTimeout" | "InternalError", _) | (_, 408 | 500..) => self.unavailable(said),
-            (code, _) if code.starts_with("KMS.") => self.denied(format!("the object's KMS key can't be used: enable it and allow kms:Decrypt ({said})")),
+            (code, _) if code.starts_with("KMS.") => {
+                self.denied(format!("the object's KMS key can't be used: enable it and allow kms:Decrypt ({said})"))
+            }
             (_, 403 | 401) if message.contains("kms:") || message.contains("KMS") || message.contains("ciphertext") => {
                 self.denied(format!("allow kms:Decrypt on the key that encrypts the object ({said})"))
             }

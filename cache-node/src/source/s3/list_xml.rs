@@ -22,7 +22,10 @@ pub(super) struct Answer {
 #[derive(Debug, PartialEq)]
 pub(super) enum BadAnswer {
     /// 200 with an `Error` document.
-    Refused { code: String, message: String },
+    Refused {
+        code: String,
+        message: String,
+    },
     Malformed(&'static str),
 }
 

@@ -8,9 +8,11 @@ use aws_sdk_s3::error::{BoxError, SdkError};
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Error;
 use aws_sdk_s3::operation::list_objects_v2::builders::ListObjectsV2FluentBuilder;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
-use aws_smithy_runtime_api::client::interceptors::context::{BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut};
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
+};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
 use bytes::{Bytes, BytesMut};
 
 /// A page of 1000 keys of 1 KiB each, escaped threefold, with room for the other fields.
