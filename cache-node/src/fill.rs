@@ -160,7 +160,12 @@ impl Drop for Landing {
     fn drop(&mut self) {
         self.flight.finish(Err(FillError::Aborted));
         self.flight.settle(false);
-        self.fill.shard(self.block).lock().remove(&self.block);
+        // Only our own: after a failure a newer flight may be under way.
+        let mut flights = self.fill.shard(self.block).lock();
+        if flights.get(&self.block).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            flights.remove(&self.block);
+        }
+        drop(flights);
         self.fill.metrics.in_flight.subtract(1);
     }
 }
@@ -391,6 +396,10 @@ async fn run(landing: Landing, file: Arc<FileObject>, index: BlockIndex, extent:
     let outcome = fill.fetch(&file, index, extent, &flight, source).await;
     fill.metrics.duration.observe(started.elapsed());
     let failed = outcome.is_err();
+    if outcome.is_err() {
+        // Out of the map before anybody hears of the failure: a retry must begin a new flight, not join the dead one.
+        fill.shard(landing.block).lock().remove(&landing.block);
+    }
     flight.finish(outcome);
     if failed {
         fill.metrics.failed.add(1);
