@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 const WITHIN: Duration = Duration::from_secs(5);
 /// A head is never longer.
-const HEAD_BYTES_MAX: u64 = 16 << 10;
+const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// How far the clock of the server at `address` (host, maybe a port) is from ours; `None` when it doesn't tell.
 pub(super) async fn skew(address: &str) -> Option<Duration> {
@@ -23,7 +23,13 @@ async fn ask(address: &str) -> Option<SystemTime> {
     // What it answers doesn't matter: a refusal has a date, too.
     stream.write_all(format!("HEAD / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await.ok()?;
     let mut head = Vec::new();
-    stream.take(HEAD_BYTES_MAX).read_to_end(&mut head).await.ok()?;
+    // A server may reset the connection right behind its answer: what came by then counts.
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") && head.len() < HEAD_BYTES_MAX {
+        match stream.read_buf(&mut head).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
     date(&String::from_utf8_lossy(&head))
 }
 
@@ -55,7 +61,10 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             let then: jiff::Timestamp = (SystemTime::now() - Duration::from_secs(3600)).try_into().unwrap();
             let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&then).unwrap();
-            stream.read_u8().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut request).await.unwrap();
+            }
             stream.write_all(format!("HTTP/1.1 400 Bad Request\r\nDate: {date}\r\n\r\n").as_bytes()).await.unwrap();
         });
         let skew = skew(&address).await.unwrap().as_secs();
