@@ -18,12 +18,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, warn};
 
-use crate::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectRef};
 use crate::rules::Placement;
-use crate::source::metrics::{Counter, Histogram};
-use crate::source::{Key, Priority, Source, SourceError, SourceHandle, Version};
-use crate::store::{DatasetSlot, PutOutcome, ReadOutcome, Store};
 use flight::Flight;
+use forebay_source::metrics::{Counter, Histogram};
+use forebay_source::{Key, Priority, Source, SourceError, SourceHandle, Version};
+use forebay_store::{DatasetSlot, PutOutcome, ReadOutcome, Store};
+use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectRef};
 
 /// Where the bytes of a data set's source come from, and how they are to be treated.
 pub struct Origin {

@@ -31,12 +31,12 @@ use tokio::sync::mpsc;
 
 use crate::fill::Origin;
 use crate::fill::chain;
-use crate::manifest::{ContentId, Manifest, RemovedList};
 use crate::reader::Reader;
 use crate::rules::RuleTable;
 pub use adopt::{Adoption, bytes_below, exists, for_each_below, lost_by};
 use ahead::FilesAhead;
 pub use error::Error;
+use forebay_manifest::{ContentId, Manifest, RemovedList};
 pub use locate::FileOfEntryError;
 use locate::Resolved;
 pub use loose::seconds as seconds_of;

@@ -2,22 +2,17 @@
 //! Only `node` builds the parts and joins them.
 
 pub mod access;
-pub mod block;
 pub mod cli;
 pub mod control;
 pub mod doctor;
-pub mod evict;
 pub mod fill;
 pub mod fs;
 pub mod fuse;
 pub mod handover;
 pub mod holder;
-pub mod manifest;
 pub mod metrics;
 pub mod node;
 pub mod preload;
 pub mod reader;
 pub mod refresh;
 pub mod rules;
-pub mod source;
-pub mod store;

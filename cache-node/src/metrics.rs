@@ -12,9 +12,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::node::{Dataset, Node};
-use crate::source::SourceMetrics;
-use crate::source::metrics::{Histogram, LATENCY_BOUNDS_MS};
-use crate::store::{Health, TierKind, TierUsage, Usage};
+use forebay_source::SourceMetrics;
+use forebay_source::metrics::{Histogram, LATENCY_BOUNDS_MS};
+use forebay_store::{Health, TierKind, TierUsage, Usage};
 
 /// A number of the whole node, of a data set, or of a tier.
 enum Read {

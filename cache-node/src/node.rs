@@ -26,20 +26,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::access::{self, AccessError};
-use crate::block::BlockSize;
 use crate::control::PreloadState;
-use crate::evict::EvictionKind;
 use crate::fill::{Fill, FillLimits, Origin, chain};
 use crate::fs::{Filesystem, Parts};
 use crate::fuse::{self, FuseError, Latencies};
 use crate::handover::{Adopted, Handover};
-use crate::manifest::{Catalog, Manifest, ManifestError, RemovedList};
 use crate::preload::Preload;
 use crate::reader::Reader;
 use crate::refresh::Refresh;
 use crate::rules::RuleTable;
-use crate::source::{self, Limits, SourceError, SourceHandle};
-use crate::store::{Capacity, DatasetSlot, Store, StoreConfig, StoreError, TierConfig, TierKind};
+use forebay_manifest::{Catalog, Manifest, ManifestError, RemovedList};
+use forebay_source::{Limits, SourceError, SourceHandle};
+use forebay_store::evict::EvictionKind;
+use forebay_store::{Capacity, DatasetSlot, Store, StoreConfig, StoreError, TierConfig, TierKind};
+use forebay_wire::block::BlockSize;
 
 /// Descriptors that the store may keep open; `RLIMIT_NOFILE` is 1024 where nobody raised it.
 const OPEN_FILES_MAX: usize = 512;
@@ -185,8 +185,10 @@ impl Node {
                 requests_per_second: self.config.source_limits.max_requests_per_second,
                 ..Limits::default()
             };
-            handles
-                .push(source::open(&source.location, &access, limits).map_err(|cause| NodeError::Source { dataset: name.clone(), cause })?);
+            handles.push(
+                forebay_source::open(&source.location, &access, limits)
+                    .map_err(|cause| NodeError::Source { dataset: name.clone(), cause })?,
+            );
         }
         self.add_with(spec, mount_point, handles)
     }

@@ -13,12 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::block::BlockIndex;
 use crate::control::{FailedFile, PreloadProgress, PreloadState};
 use crate::fill::{FileObject, FillError, chain};
 use crate::fs::{Filesystem, for_each_below};
-use crate::manifest::{EntryIndex, Manifest, ManifestError};
 use crate::rules::Placement;
+use forebay_manifest::{EntryIndex, Manifest, ManifestError};
+use forebay_wire::block::BlockIndex;
 
 /// Files at once. Fills have their own limits; this only has to keep them busy.
 const FILES_MAX: usize = 64;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tracing::warn;
 
-use crate::block::{BlockSize, Extent};
 use crate::fill::window::Windows;
 use crate::fill::{FileObject, Fill, FillError, chain};
-use crate::source::metrics::Counter;
-use crate::store::{ReadOutcome, Store};
+use forebay_source::metrics::Counter;
+use forebay_store::{ReadOutcome, Store};
+use forebay_wire::block::{BlockSize, Extent};
 
 /// Counted since the start, over all data sets of the node unless a data set keeps its own.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ impl Reader {
     }
 
     /// Fills `into` with `extent` (of the same length) from the store; `false` when not all of it is here. Waits for the local disk only.
-    pub fn try_read(&self, object: &crate::block::ObjectRef, extent: Extent, into: &mut [u8]) -> bool {
+    pub fn try_read(&self, object: &forebay_wire::block::ObjectRef, extent: Extent, into: &mut [u8]) -> bool {
         match self.store.read(object, extent, into) {
             Ok(ReadOutcome::Hit) => {
                 self.metrics.hits.add(1);
@@ -68,14 +68,14 @@ impl Reader {
     }
 
     /// Blocks to be filled ahead when `extent` is read; `None` for objects of one block. Cheap: the hit path calls it too.
-    pub fn observe(&self, object: &crate::block::ObjectRef, extent: Extent) -> Option<crate::fill::window::Advice> {
+    pub fn observe(&self, object: &forebay_wire::block::ObjectRef, extent: Extent) -> Option<crate::fill::window::Advice> {
         (object.size > self.block_size.bytes()).then(|| self.windows.observe(object, extent, self.block_size))
     }
 
     /// Starts fills of what `advice` names.
     pub fn ahead(&self, file: &Arc<FileObject>, blocks: std::ops::Range<u32>) {
         for index in blocks {
-            self.fill.ahead(file, crate::block::BlockIndex(index));
+            self.fill.ahead(file, forebay_wire::block::BlockIndex(index));
         }
     }
 
@@ -103,7 +103,7 @@ impl Reader {
     async fn read_block(
         &self,
         file: &Arc<FileObject>,
-        index: crate::block::BlockIndex,
+        index: forebay_wire::block::BlockIndex,
         block: Extent,
         part: Extent,
         sequential: bool,

@@ -15,11 +15,11 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::block::ObjectRef;
 use crate::fill::chain;
 use crate::fs::Filesystem;
-use crate::manifest::listing::ListingError;
-use crate::manifest::{Catalog, ContentId, Manifest, ManifestError, diff};
+use forebay_manifest::listing::ListingError;
+use forebay_manifest::{Catalog, ContentId, Manifest, ManifestError, diff};
+use forebay_wire::block::ObjectRef;
 
 /// First pause after a failed listing; doubles up to `RETRY_MAX`, or the interval if that is shorter.
 const RETRY_MIN: Duration = Duration::from_secs(1);

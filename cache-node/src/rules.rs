@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use forebay_wire::rule::{CacheMode, Rule as RuleSpec};
 
-use crate::block::ObjectId;
-use crate::store::{Admission, Class};
+use forebay_store::{Admission, Class};
+use forebay_wire::block::ObjectId;
 
 /// What is to be done with the bytes of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

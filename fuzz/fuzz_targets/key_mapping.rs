@@ -1,7 +1,7 @@
 //! Any key maps to a path without a part that could leave the mount, or to none.
 #![no_main]
 
-use forebay_node::manifest::key::{DEPTH_MAX, Mapped, NAME_BYTES_MAX, beside_folder, to_path};
+use forebay_manifest::key::{DEPTH_MAX, Mapped, NAME_BYTES_MAX, beside_folder, to_path};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u64, &[u8])| {

@@ -1,10 +1,10 @@
 //! A manifest file of any bytes, its checksums made right: reading it in all ways gives rows or errors, never a panic or an endless loop.
-//! Seed: `cache-node/tests/golden/manifest-1.bin` (put a copy into `corpus/manifest_decode`).
+//! Seed: `cache-node/manifest/tests/golden/manifest-1.bin` (put a copy into `corpus/manifest_decode`).
 #![no_main]
 
 use std::io::Write;
 
-use forebay_node::manifest::{DirectoryIndex, EntryIndex, Manifest};
+use forebay_manifest::{DirectoryIndex, EntryIndex, Manifest};
 use libfuzzer_sys::fuzz_target;
 
 /// Rows read at most: a small file can claim many.
@@ -12,7 +12,7 @@ const ROWS_MAX: usize = 2000;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut bytes = bytes.to_vec();
-    forebay_node::manifest::reseal(&mut bytes);
+    forebay_manifest::reseal(&mut bytes);
     let path = std::env::temp_dir().join(format!("forebay-fuzz-{}", std::process::id()));
     std::fs::File::create(&path).and_then(|mut file| file.write_all(&bytes)).expect("the temporary folder is writable");
     let Ok(manifest) = Manifest::open(&path) else { return };

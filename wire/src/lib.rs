@@ -2,6 +2,7 @@
 //! Knows formats and what a valid value is. Does not know Kubernetes, FUSE, files on disk, or how anything is done.
 //! Invariant: a value of a type outside a `file` module is valid; nothing here prints a secret.
 
+pub mod block;
 mod check;
 pub mod dataset_spec;
 pub mod id;

@@ -14,7 +14,7 @@ use crate::control::ClientError;
 use crate::doctor::source::ProbeError;
 use crate::holder::HolderError;
 use crate::node::NodeError;
-use crate::source::SourceError;
+use forebay_source::SourceError;
 
 /// What is printed behind `error: `, and how the process ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use indicatif::{HumanBytes, HumanCount};
 
 use super::{Finding, clock};
 use crate::access::{self, AccessError};
-use crate::source::file::FileSource;
-use crate::source::s3::S3;
-use crate::source::{ListPage, ListRequest, Source, SourceError};
+use forebay_source::file::FileSource;
+use forebay_source::s3::S3;
+use forebay_source::{ListPage, ListRequest, Source, SourceError};
 
 /// A source that doesn't answer the first request by then is taken for unreachable.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);

@@ -4,7 +4,7 @@
 
 use parking_lot::Mutex;
 
-use crate::block::{BlockSize, Extent, ObjectRef};
+use forebay_wire::block::{BlockSize, Extent, ObjectRef};
 
 /// Rows of each of the `SHARDS` tables: 256 files read in sequence at once.
 const ROWS: usize = 16;
@@ -166,7 +166,7 @@ impl Default for Touches {
 
 impl Touches {
     /// Whether `block` was touched before (as far as the table remembers); it is from now on.
-    pub fn touch(&self, block: crate::block::BlockId) -> bool {
+    pub fn touch(&self, block: forebay_wire::block::BlockId) -> bool {
         let mixed =
             (block.object.0 as u64 ^ u64::from(block.index.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         let mark = (mixed as u32) | 1;

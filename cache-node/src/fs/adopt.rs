@@ -11,11 +11,11 @@ use tracing::{error, info};
 use super::locate::node_of;
 use super::loose::{LooseFile, split};
 use super::{Adopted, Current, Filesystem, Invalidation};
-use crate::block::ObjectRef;
 use crate::fill::chain;
-use crate::manifest::{
+use forebay_manifest::{
     Change, ContentId, EntryKind, FoundKind, Manifest, ManifestError, ManifestObject, PathHash, RemovedEntry, What, diff, directory_id,
 };
+use forebay_wire::block::ObjectRef;
 
 /// Files up to this size on average are "small": opening them costs more than reading them.
 const SMALL_FILE_BYTES: u64 = 1 << 20;
@@ -141,7 +141,7 @@ impl Filesystem {
     }
 
     fn with_origins(&self, manifest: Arc<Manifest>) -> Current {
-        let find = |source: &crate::manifest::MountedSource| {
+        let find = |source: &forebay_manifest::MountedSource| {
             let same = |(mount, origin): &&(Vec<u8>, Arc<crate::fill::Origin>)| {
                 origin.handle.name() == source.name && mount.as_slice() == source.mount_path.as_bytes()
             };
@@ -321,7 +321,7 @@ pub fn exists(manifest: &Manifest, path: &[u8]) -> Result<bool, ManifestError> {
 pub fn for_each_below(
     manifest: &Manifest,
     path: &[u8],
-    visit: &mut dyn FnMut(crate::manifest::EntryIndex, u64),
+    visit: &mut dyn FnMut(forebay_manifest::EntryIndex, u64),
 ) -> Result<bool, ManifestError> {
     let mut directory = manifest.root();
     let mut parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();

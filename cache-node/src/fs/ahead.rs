@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::locate::FileAt;
 use super::{Filesystem, NodeId};
-use crate::block::{BlockIndex, Extent};
 use crate::fill::FileObject;
 use crate::fill::window::FileStreams;
-use crate::manifest::{EntryIndex, EntryKind};
+use forebay_manifest::{EntryIndex, EntryKind};
+use forebay_wire::block::{BlockIndex, Extent};
 
 /// Bytes of the files read ahead at one time: a quarter of a second at 250 Mbit/s, so what a change of mind wastes is small.
 const FILES_AHEAD_BYTES_MAX: u64 = 8 << 20;

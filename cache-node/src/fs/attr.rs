@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::locate::{Place, node_of};
 use super::loose::LooseFile;
 use super::{Attempt, Attributes, Current, Error, Filesystem, IoMode, Kind, Node, NodeId, Serving};
-use crate::block::ObjectRef;
-use crate::manifest::{ContentId, Found, FoundKind};
+use forebay_manifest::{ContentId, Found, FoundKind};
+use forebay_wire::block::ObjectRef;
 
 /// Attributes of an id never change but by a touched time, which is invalidated: a day.
 const ATTRIBUTES_TTL: Duration = Duration::from_secs(86_400);

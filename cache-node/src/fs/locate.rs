@@ -7,9 +7,9 @@ use tracing::error;
 
 use super::loose::{LooseFile, object_of};
 use super::{Current, Error, Filesystem, NodeId};
-use crate::block::ObjectRef;
 use crate::fill::{FileObject, chain};
-use crate::manifest::{ContentId, DirectoryIndex, EntryIndex, Found, FoundKind, Manifest, ManifestError, PathHash, directory_id};
+use forebay_manifest::{ContentId, DirectoryIndex, EntryIndex, Found, FoundKind, Manifest, ManifestError, PathHash, directory_id};
+use forebay_wire::block::ObjectRef;
 
 /// Why an entry of a manifest can't be filled.
 #[derive(Debug, thiserror::Error)]

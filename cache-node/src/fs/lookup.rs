@@ -7,7 +7,7 @@ use super::on_demand::LooseNode;
 use super::overlay::Repair;
 use super::{Attempt, Error, Filesystem, Node, NodeId};
 use crate::fill::chain;
-use crate::manifest::key::NAME_BYTES_MAX;
+use forebay_manifest::key::NAME_BYTES_MAX;
 
 impl Filesystem {
     /// Memory and mapped files only.

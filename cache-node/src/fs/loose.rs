@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::block::{ObjectId, ObjectRef};
 use crate::fill::Origin;
-use crate::manifest::{ContentId, PathHash, file_id};
-use crate::source::{Key, Object, Version};
+use forebay_manifest::{ContentId, PathHash, file_id};
+use forebay_source::{Key, Object, Version};
+use forebay_wire::block::{ObjectId, ObjectRef};
 
 /// Enough to show it and to read it.
 pub(super) struct LooseFile {

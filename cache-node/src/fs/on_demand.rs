@@ -11,9 +11,9 @@ use parking_lot::{Mutex, RwLock};
 
 use super::loose::{LooseFile, join};
 use crate::fill::Origin;
-use crate::manifest::key::{Mapped, beside_folder, to_path};
-use crate::manifest::{ContentId, PathHash, directory_id};
-use crate::source::{ListRequest, Object, SourceError};
+use forebay_manifest::key::{Mapped, beside_folder, to_path};
+use forebay_manifest::{ContentId, PathHash, directory_id};
+use forebay_source::{ListRequest, Object, SourceError};
 
 /// Names kept in memory at most, about 300 bytes each. Beyond it the oldest folders' names are forgotten and listed again.
 const NAMES_MAX: usize = 500_000;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::RwLock;
 
 use super::loose::LooseFile;
-use crate::manifest::ContentId;
+use forebay_manifest::ContentId;
 
 /// Beyond this a whole listing is cheaper; the caller asks for one long before.
 pub(super) const REPAIRS_MAX: usize = 65_536;

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use tracing::warn;
 
-use crate::store::{CompleteFile, Kept};
+use forebay_store::{CompleteFile, Kept};
 
 use super::{Attempt, Error, Filesystem, IoMode, KeptFile, LocalFile, NodeId, Opened, Serving};
-use crate::block::{Extent, ObjectRef};
 use crate::fill::{FillError, chain};
+use forebay_wire::block::{Extent, ObjectRef};
 
 /// A file up to this size is checked in well under a millisecond: not worth a task of its own.
 const CHECK_INLINE_BYTES_MAX: u64 = 1 << 20;

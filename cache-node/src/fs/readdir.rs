@@ -11,7 +11,7 @@ use super::locate::{content_of, node_of};
 use super::overlay::Repair;
 use super::{Attempt, Current, DirectoryRow, Error, Filesystem, NodeId};
 use crate::fill::chain;
-use crate::manifest::{DirectoryIndex, Found};
+use forebay_manifest::{DirectoryIndex, Found};
 
 type Sink<'a> = &'a mut dyn FnMut(DirectoryRow<'_>) -> ControlFlow<()>;
 

@@ -11,8 +11,8 @@ use super::loose::{LooseFile, split};
 use super::overlay::Repair;
 use super::{Filesystem, Invalidation, NodeId};
 use crate::fill::{FileObject, chain};
-use crate::manifest::{ContentId, PathHash, directory_id, file_id};
-use crate::source::SourceError;
+use forebay_manifest::{ContentId, PathHash, directory_id, file_id};
+use forebay_source::SourceError;
 
 /// A name whose object was replaced is right again within a second; a source slower than this is repaired by the next reader.
 const REPAIR_MAX: Duration = Duration::from_millis(900);

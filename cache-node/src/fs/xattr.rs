@@ -1,7 +1,7 @@
 //! `user.forebay.*`: where a file comes from and how much of it is here.
 
 use super::{Error, Filesystem, NodeId};
-use crate::block::BlockIndex;
+use forebay_wire::block::BlockIndex;
 
 const SOURCE: &str = "user.forebay.source";
 const VERSION: &str = "user.forebay.version";

@@ -10,7 +10,6 @@ use futures::stream::BoxStream;
 use tracing::warn;
 
 use super::{Dataset, Node};
-use crate::block::BlockIndex;
 use crate::control::{
     Control, ControlError, DatasetStatus, FailedFile, Freed, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress, PreloadState,
     TierStatus,
@@ -18,7 +17,8 @@ use crate::control::{
 use crate::fill::chain;
 use crate::fs::{Serving, for_each_below};
 use crate::preload::PreloadError;
-use crate::store::Health;
+use forebay_store::Health;
+use forebay_wire::block::BlockIndex;
 
 #[async_trait]
 impl Control for Node {
@@ -166,7 +166,7 @@ impl Dataset {
         let manifest = self.fs.manifest();
         let progress = self.refresh.progress();
         let reader = self.fs.reader().metrics();
-        let sum = |count: fn(&crate::source::SourceMetrics) -> u64| self.sources.iter().map(|source| count(source.metrics())).sum();
+        let sum = |count: fn(&forebay_source::SourceMetrics) -> u64| self.sources.iter().map(|source| count(source.metrics())).sum();
         let error = self.refresh.error().unwrap_or_default();
         let mut degraded = Vec::new();
         if !error.is_empty() {
@@ -224,11 +224,11 @@ impl Dataset {
     }
 
     /// For the store's accounting.
-    pub fn slot(&self) -> crate::store::DatasetSlot {
+    pub fn slot(&self) -> forebay_store::DatasetSlot {
         self.slot
     }
     /// The sources, in the spec's order.
-    pub fn sources(&self) -> &[crate::source::SourceHandle] {
+    pub fn sources(&self) -> &[forebay_source::SourceHandle] {
         &self.sources
     }
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Refresh, RefreshError};
-use crate::manifest::{BuildOptions, MountedSource, listing};
-use crate::source::listing::ListOptions;
+use forebay_manifest::{BuildOptions, MountedSource, listing};
+use forebay_source::listing::ListOptions;
 
 /// Who lists: one node by itself for now; a lease of the cluster will count them.
 const TERM: u64 = 1;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
-use forebay_node::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use forebay_node::fill::{DIRECT_BYTES_MAX, FileObject, Fill, FillError, FillLimits, Origin};
 use forebay_node::reader::Reader;
 use forebay_node::rules::Placement;
-use forebay_node::source::{Key, Version};
-use forebay_node::store::{Admission, Capacity, Class, DatasetSlot, Store, StoreConfig};
+use forebay_source::{Key, Version};
+use forebay_store::{Admission, Capacity, Class, DatasetSlot, Store, StoreConfig};
+use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 
 use crate::memory_source::{MemorySource, pattern};
 

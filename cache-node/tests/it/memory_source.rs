@@ -7,9 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use forebay_node::block::Extent;
-use forebay_node::source::retry::RetryPolicy;
-use forebay_node::source::{Body, Key, Limits, ListPage, ListRequest, Object, Source, SourceError, SourceHandle, Version};
+use forebay_source::retry::RetryPolicy;
+use forebay_source::{Body, Key, Limits, ListPage, ListRequest, Object, Source, SourceError, SourceHandle, Version};
+use forebay_wire::block::Extent;
 use futures::StreamExt;
 use parking_lot::Mutex;
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::block::{BlockId, BlockIndex, ObjectId};
+use forebay_wire::block::{BlockId, BlockIndex, ObjectId};
 
 const BLOCK: u64 = 4 << 20;
 

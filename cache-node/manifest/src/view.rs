@@ -1,0 +1,592 @@
+//! Reads a manifest file through a mapping.
+//! Knows the format. Does not know who asks. Nothing on the heap per file; only what is returned is allocated.
+//! Invariant: an index from the file is used only after a bound check: damaged or hostile bytes give an error, never a panic.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::format::{
+    Body, DIRECTORY_BYTES, DirectoryRecord, FileBody, GROUP_ENTRIES, GroupDecoder, GroupRow, Header, NO_ENTRY, Record, SALT_BYTES,
+    SectionKind, bucket_of, buckets, fingerprint_of, head_of, u32_at, u64_at,
+};
+use super::id::{PathHash, Salt, salted_directory_id, salted_file_id};
+use super::key::{DEPTH_MAX, NAME_BYTES_MAX};
+use super::pages::Pages;
+use super::{ContentId, Directory, DirectoryIndex, Entry, EntryIndex, EntryKind, Found, FoundKind, ManifestError, SourceIndex, Summary};
+use super::{MountedSource, Problems};
+use forebay_source::{Key, Version};
+use forebay_wire::block::{ObjectId, ObjectRef};
+
+/// Folders above a file at most: those of its key and of the longest mount path.
+const ANCESTORS_MAX: usize = 2 * DEPTH_MAX + 1;
+
+/// Send + Sync; use it behind an `Arc`. All methods read the mapping: they wait for the disk when its pages aren't in memory.
+pub struct Manifest {
+    pages: Pages,
+    header: Header,
+    summary: Summary,
+}
+
+/// What is stored as JSON, as it is small and grows new fields.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(super) struct Meta {
+    pub(super) sources: Vec<MountedSource>,
+    pub(super) problems: Problems,
+}
+
+/// A file's object in its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestObject {
+    pub object: ObjectRef,
+    pub source: SourceIndex,
+    pub key: Key,
+    pub version: Version,
+    pub modified_seconds: i64,
+}
+
+impl Manifest {
+    /// Checks header and tables, not the pages: O(1) but for 4 bytes a page.
+    pub fn open(path: &Path) -> Result<Self, ManifestError> {
+        let (pages, header) = Pages::open(path)?;
+        let section = header.section(SectionKind::Meta);
+        let meta: Meta = serde_json::from_slice(pages.get(section.offset, section.bytes)?).map_err(|cause| ManifestError::Format {
+            path: path.to_owned(),
+            detail: format!("its description is not readable: {cause}"),
+        })?;
+        let summary = Summary {
+            term: header.term,
+            sequence: header.sequence,
+            files: header.files,
+            directories: header.directories,
+            bytes: header.bytes,
+            created_seconds: header.created_seconds,
+            digest: header.digest,
+            sources: meta.sources,
+            problems: meta.problems,
+        };
+        Ok(Self { pages, header, summary })
+    }
+
+    /// The file that it reads, as given to `open`.
+    pub fn file(&self) -> &Path {
+        self.pages.path()
+    }
+
+    /// Checks every page now. Reads the whole file.
+    pub fn verify(&self) -> Result<(), ManifestError> {
+        self.pages.check_all()
+    }
+
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    pub fn root(&self) -> DirectoryIndex {
+        DirectoryIndex((self.header.directories - 1) as u32)
+    }
+
+    pub fn directory(&self, index: DirectoryIndex) -> Result<Directory, ManifestError> {
+        let record = self.directory_record(index.0)?;
+        let path_hash = PathHash(record.path_hash);
+        Ok(Directory {
+            index,
+            id: salted_directory_id(path_hash, self.salt(record.entry)?),
+            parent: DirectoryIndex(if record.entry == NO_ENTRY { index.0 } else { self.folder_of(record.entry)?.0 }),
+            entry: (record.entry != NO_ENTRY).then_some(EntryIndex(record.entry)),
+            first: EntryIndex(record.first),
+            count: record.count,
+            path_hash,
+            digest: record.digest,
+        })
+    }
+
+    /// Binary search over the folder's groups, then through one; nothing on the heap.
+    pub fn lookup_found(&self, directory: DirectoryIndex, name: &[u8]) -> Result<Option<Found>, ManifestError> {
+        let folder = self.directory_record(directory.0)?;
+        match self.search(&folder, name)? {
+            Some((index, body)) => Ok(Some(self.found(directory, &folder, index, name, &body)?)),
+            None => Ok(None),
+        }
+    }
+
+    pub fn lookup(&self, directory: DirectoryIndex, name: &[u8]) -> Result<Option<Entry>, ManifestError> {
+        let folder = self.directory_record(directory.0)?;
+        match self.search(&folder, name)? {
+            Some((index, body)) => Ok(Some(entry_of(self.found(directory, &folder, index, name, &body)?, name, &body))),
+            None => Ok(None),
+        }
+    }
+
+    /// Bit 0 of `id` is ignored. Nothing on the heap.
+    pub fn find_found(&self, id: ContentId) -> Result<Option<Found>, ManifestError> {
+        self.find_with(id, |found, _, _| found)
+    }
+
+    /// Bit 0 of `id` is ignored. The root has no entry: `None`.
+    pub fn find(&self, id: ContentId) -> Result<Option<Entry>, ManifestError> {
+        self.find_with(id, entry_of)
+    }
+
+    pub fn entry(&self, index: EntryIndex) -> Result<Entry, ManifestError> {
+        self.with_entry(index, entry_of)
+    }
+
+    /// `entry` without the name and the version.
+    pub fn entry_found(&self, index: EntryIndex) -> Result<Found, ManifestError> {
+        self.with_entry(index, |found, _, _| found)
+    }
+
+    /// From the `from`-th entry of the folder (0 is the first), in name order.
+    pub fn entries(&self, directory: DirectoryIndex, from: u32) -> Entries<'_> {
+        Entries { walker: Some(self.walk(directory, from)) }
+    }
+
+    /// The same without allocation: the name is valid during the call.
+    pub fn visit(
+        &self,
+        directory: DirectoryIndex,
+        from: u32,
+        mut visitor: impl FnMut(&[u8], Found) -> ControlFlow<()>,
+    ) -> Result<(), ManifestError> {
+        let mut walker = self.walk(directory, from)?;
+        while walker.advance()? {
+            let found = self.found(directory, &walker.folder, walker.index, walker.name.get(), &walker.body)?;
+            if visitor(walker.name.get(), found).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// `/a/b`, of files and folders.
+    pub fn path(&self, entry: EntryIndex) -> Result<Vec<u8>, ManifestError> {
+        let (found, name) = self.with_entry(entry, |found, name, _| (found, name.to_vec()))?;
+        let mut path = self.directory_path(found.directory)?;
+        if path.len() > 1 {
+            path.push(b'/');
+        }
+        path.extend_from_slice(&name);
+        Ok(path)
+    }
+
+    /// `/` or `/a/b`.
+    pub fn directory_path(&self, directory: DirectoryIndex) -> Result<Vec<u8>, ManifestError> {
+        // Names from the inside out, each reversed, so that one reversal of the whole puts all in place.
+        let mut path = Vec::with_capacity(64);
+        let mut index = directory.0;
+        for _ in 0..ANCESTORS_MAX {
+            let record = self.directory_record(index)?;
+            if record.entry == NO_ENTRY {
+                if path.is_empty() {
+                    path.push(b'/');
+                }
+                path.reverse();
+                return Ok(path);
+            }
+            let (above, parent) = self.folder_of(record.entry)?;
+            self.with_record(record.entry, &parent, |name, _| path.extend(name.iter().rev()))?;
+            path.push(b'/');
+            index = above;
+        }
+        Err(self.damaged_directory(index))
+    }
+
+    /// Which key of which source; an error for a folder.
+    pub fn key(&self, entry: EntryIndex) -> Result<(SourceIndex, Key), ManifestError> {
+        self.object(entry).map(|object| (object.source, object.key))
+    }
+
+    /// All that a read needs: source, key, version, and the object's identity. An error for a folder.
+    pub fn object(&self, entry: EntryIndex) -> Result<ManifestObject, ManifestError> {
+        let (directory, folder) = self.folder_of(entry.0)?;
+        let stored = self.with_record(entry.0, &folder, |name, body| match body {
+            Body::Directory(_) => None,
+            Body::File(file) => {
+                let key = file.key.map(Bytes::copy_from_slice);
+                let name = if key.is_some() { Vec::new() } else { name.to_vec() };
+                Some((name, key, file.version.to_version(), file.size, file.modified_seconds, file.source))
+            }
+        })?;
+        let Some((name, key, version, size, modified_seconds, source)) = stored else { return Err(self.out_of_range("file", entry.0)) };
+        let mounted = self.summary.sources.get(usize::from(source)).ok_or_else(|| self.damaged_entry(entry.0))?;
+        let key = match key {
+            Some(key) => key,
+            None => {
+                let mut path = self.directory_path(DirectoryIndex(directory))?;
+                if path.len() > 1 {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(&name);
+                let below = if mounted.mount_path == "/" { 1 } else { mounted.mount_path.len() + 1 };
+                if below > path.len() {
+                    return Err(self.damaged_entry(entry.0));
+                }
+                Bytes::from(path).slice(below..)
+            }
+        };
+        let id = ObjectId::new(&mounted.name, &key, &version.0);
+        Ok(ManifestObject { object: ObjectRef { id, size }, source: SourceIndex(source), key: Key(key), version, modified_seconds })
+    }
+
+    /// Source, key's own spelling if it has one, as `diff` compares them.
+    pub(super) fn with_body<T>(&self, entry: EntryIndex, read: impl FnOnce(&Body<'_>) -> T) -> Result<T, ManifestError> {
+        let (_, folder) = self.folder_of(entry.0)?;
+        self.with_record(entry.0, &folder, |_, body| read(body))
+    }
+
+    fn find_with<T>(&self, id: ContentId, read: impl FnOnce(Found, &[u8], &Body<'_>) -> T) -> Result<Option<T>, ManifestError> {
+        let id = id.0 & !1;
+        let bucket_count = buckets(self.header.entries);
+        let bucket = bucket_of(id, bucket_count);
+        let bounds = self.pages.get(self.header.section(SectionKind::Buckets).offset + 4 * bucket, 8)?;
+        let (Some(start), Some(end)) = (u32_at(bounds, 0), u32_at(bounds, 4)) else { return Err(self.damaged_bucket(bucket)) };
+        if start > end || u64::from(end) > self.header.entries {
+            return Err(self.damaged_bucket(bucket));
+        }
+        let fingerprints =
+            self.pages.get(self.header.section(SectionKind::Fingerprints).offset + u64::from(start), u64::from(end - start))?;
+        let wanted = fingerprint_of(id);
+        for (position, _) in fingerprints.iter().enumerate().filter(|(_, fingerprint)| **fingerprint == wanted) {
+            let at = self.header.section(SectionKind::Numbers).offset + 4 * (u64::from(start) + position as u64);
+            let number = u32_at(self.pages.get(at, 4)?, 0).ok_or_else(|| self.damaged_bucket(bucket))?;
+            let (directory, folder) = self.folder_of(number)?;
+            let mut name = Name::default();
+            let body = self.decode(number, &folder, &mut name)?;
+            let found = self.found(DirectoryIndex(directory), &folder, number, name.get(), &body)?;
+            if found.id.0 == id {
+                return Ok(Some(read(found, name.get(), &body)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn with_entry<T>(&self, index: EntryIndex, read: impl FnOnce(Found, &[u8], &Body<'_>) -> T) -> Result<T, ManifestError> {
+        let (directory, folder) = self.folder_of(index.0)?;
+        let mut name = Name::default();
+        let body = self.decode(index.0, &folder, &mut name)?;
+        let found = self.found(DirectoryIndex(directory), &folder, index.0, name.get(), &body)?;
+        Ok(read(found, name.get(), &body))
+    }
+
+    fn with_record<T>(&self, index: u32, folder: &DirectoryRecord, read: impl FnOnce(&[u8], &Body<'_>) -> T) -> Result<T, ManifestError> {
+        let mut name = Name::default();
+        let body = self.decode(index, folder, &mut name)?;
+        Ok(read(name.get(), &body))
+    }
+
+    /// Decodes an entry of `folder`, which is checked to hold it.
+    fn decode(&self, index: u32, folder: &DirectoryRecord, name: &mut Name) -> Result<Body<'_>, ManifestError> {
+        if index < folder.first || index - folder.first >= folder.count {
+            return Err(self.out_of_range("entry", index));
+        }
+        let mut group = self.group(index / GROUP_ENTRIES)?;
+        // The name is put together from its end, only of what it takes of the names before: mostly two or three pieces.
+        let mut parts: [(usize, &[u8]); GROUP_ENTRIES as usize] = [(0, &[]); GROUP_ENTRIES as usize];
+        let last = (index % GROUP_ENTRIES) as usize;
+        let mut body = Body::Directory(0);
+        for part in &mut parts[..=last] {
+            let record = group.next().ok_or_else(|| self.damaged_entry(index))?;
+            *part = (record.shared, record.suffix);
+            body = record.body;
+        }
+        name.len = parts[last].0 + parts[last].1.len();
+        let mut missing = name.len;
+        for (shared, suffix) in parts[..=last].iter().rev() {
+            if *shared < missing {
+                name.bytes[*shared..missing].copy_from_slice(&suffix[..missing - shared]);
+                missing = *shared;
+            }
+        }
+        Ok(body)
+    }
+
+    fn found(
+        &self,
+        directory: DirectoryIndex,
+        folder: &DirectoryRecord,
+        index: u32,
+        name: &[u8],
+        body: &Body<'_>,
+    ) -> Result<Found, ManifestError> {
+        let salt = self.salt(index)?;
+        let (id, kind) = match body {
+            Body::Directory(child) => {
+                let path_hash = PathHash(self.directory_record(*child)?.path_hash);
+                (salted_directory_id(path_hash, salt), FoundKind::Directory(DirectoryIndex(*child)))
+            }
+            Body::File(FileBody { size, modified_seconds, version, .. }) => {
+                let id = salted_file_id(PathHash(folder.path_hash), name, *version, salt);
+                (id, FoundKind::File { size: *size, modified_seconds: *modified_seconds })
+            }
+        };
+        Ok(Found { index: EntryIndex(index), directory, id, kind })
+    }
+
+    /// The entry `name` of the folder. Compares through front coding: only what a name doesn't share with the one before is looked at.
+    fn search(&self, folder: &DirectoryRecord, name: &[u8]) -> Result<Option<(u32, Body<'_>)>, ManifestError> {
+        let (first, after) = (folder.first, folder.first.saturating_add(folder.count));
+        if first == after || name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Ok(None);
+        }
+        let (mut low, mut high) = self.search_heads(folder, head_of(name, folder.shared as usize))?;
+        // The last group, wholly or partly of this folder, whose first name isn't above `name`; the first group if there is none.
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            let head = self.group(middle)?.next().ok_or_else(|| self.damaged_entry(middle * GROUP_ENTRIES))?;
+            if head.suffix <= name { low = middle } else { high = middle - 1 }
+        }
+        let mut group = self.group(low)?;
+        let start = low * GROUP_ENTRIES;
+        let mut before = Name::default();
+        // How many bytes of `name` the record before shares with it; it is below `name`.
+        let mut matched = 0;
+        for index in start..after.min(start + GROUP_ENTRIES) {
+            let record = group.next().ok_or_else(|| self.damaged_entry(index))?;
+            if index < first {
+                before.apply(&record);
+                continue;
+            }
+            if index == first && index > start {
+                // The names before are of another folder: begin anew with this whole name.
+                before.apply(&record);
+                match compare(before.get(), name) {
+                    Compared::Equal => return Ok(Some((index, record.body))),
+                    Compared::Above => return Ok(None),
+                    Compared::Below(shared) => matched = shared,
+                }
+                continue;
+            }
+            if record.shared > matched {
+                continue;
+            }
+            if record.shared < matched {
+                return Ok(None);
+            }
+            match compare(record.suffix, &name[matched..]) {
+                Compared::Equal => return Ok(Some((index, record.body))),
+                Compared::Above => return Ok(None),
+                Compared::Below(shared) => matched += shared,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The groups between which the name with this head must be: from the last with a head below it (or the folder's first) to the last
+    /// with a head that isn't above it.
+    fn search_heads(&self, folder: &DirectoryRecord, head: u32) -> Result<(u32, u32), ManifestError> {
+        let (start, end) = (folder.first / GROUP_ENTRIES, (folder.first + (folder.count - 1)) / GROUP_ENTRIES);
+        // The first group may begin in another folder: its head doesn't count.
+        let below = self.last_group(start, end, |other| other < head)?;
+        Ok((below, self.last_group(below, end, |other| other <= head)?))
+    }
+
+    /// The last group in `(low, high]` whose head `is_before`, or `low`. Row by row: the rows of a folder of millions are many pages.
+    fn last_group(&self, mut low: u32, mut high: u32, is_before: impl Fn(u32) -> bool) -> Result<u32, ManifestError> {
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            let at = self.header.section(SectionKind::Groups).offset + GroupRow::BYTES * u64::from(middle);
+            let row = u64_at(self.pages.get(at, GroupRow::BYTES)?, 0).ok_or_else(|| self.pages.damaged(at))?;
+            if is_before(GroupRow::decode(row).head) { low = middle } else { high = middle - 1 }
+        }
+        Ok(low)
+    }
+
+    /// The folder that holds an entry: the last whose first entry isn't above it, as folders lie in the order of their entries.
+    fn folder_of(&self, entry: u32) -> Result<(u32, DirectoryRecord), ManifestError> {
+        if u64::from(entry) >= self.header.entries {
+            return Err(self.out_of_range("entry", entry));
+        }
+        let (mut low, mut high) = (0, (self.header.directories - 1) as u32);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            let at = self.header.section(SectionKind::Directories).offset + u64::from(middle) * DIRECTORY_BYTES + 8;
+            let first = u32_at(self.pages.get(at, 4)?, 0).unwrap_or(0);
+            if first <= entry { low = middle } else { high = middle - 1 }
+        }
+        Ok((low, self.directory_record(low)?))
+    }
+
+    fn directory_record(&self, index: u32) -> Result<DirectoryRecord, ManifestError> {
+        if u64::from(index) >= self.header.directories {
+            return Err(self.out_of_range("directory", index));
+        }
+        let at = self.header.section(SectionKind::Directories).offset + u64::from(index) * DIRECTORY_BYTES;
+        let record = DirectoryRecord::decode(self.pages.get(at, DIRECTORY_BYTES)?).ok_or_else(|| self.pages.damaged(at))?;
+        if u64::from(record.first) + u64::from(record.count) > self.header.entries {
+            return Err(self.pages.damaged(at));
+        }
+        Ok(record)
+    }
+
+    fn group(&self, number: u32) -> Result<GroupDecoder<'_>, ManifestError> {
+        let at = self.header.section(SectionKind::Groups).offset + 8 * u64::from(number);
+        let bounds = self.pages.get(at, 16)?;
+        let section = self.header.section(SectionKind::Entries);
+        let (Some(start), Some(end)) = (u64_at(bounds, 0), u64_at(bounds, 8)) else { return Err(self.pages.damaged(at)) };
+        let (start, end) = (GroupRow::decode(start).offset, GroupRow::decode(end).offset);
+        if start > end || end > section.bytes {
+            return Err(self.pages.damaged(at));
+        }
+        Ok(GroupDecoder::new(self.pages.get(section.offset + start, end - start)?))
+    }
+
+    fn salt(&self, entry: u32) -> Result<Salt, ManifestError> {
+        let section = self.header.section(SectionKind::Salts);
+        let mask = self.header.id_mask;
+        if section.bytes == 0 {
+            return Ok(Salt { number: 0, mask });
+        }
+        let salts = self.pages.get(section.offset, section.bytes)?;
+        let (rows, _) = salts.as_chunks::<{ SALT_BYTES as usize }>();
+        let number = rows.binary_search_by_key(&entry, |row| u32_at(row, 0).unwrap_or(NO_ENTRY)).map_or(0, |row| rows[row][4]);
+        Ok(Salt { number, mask })
+    }
+
+    fn walk(&self, directory: DirectoryIndex, from: u32) -> Result<Walker<'_>, ManifestError> {
+        let folder = self.directory_record(directory.0)?;
+        let next = folder.first + from.min(folder.count);
+        let mut walker =
+            Walker { manifest: self, directory, folder, group: None, next, name: Name::default(), index: 0, body: Body::Directory(0) };
+        if next < folder.first + folder.count {
+            let mut group = self.group(next / GROUP_ENTRIES)?;
+            for _ in 0..next % GROUP_ENTRIES {
+                walker.name.apply(&group.next().ok_or_else(|| self.damaged_entry(next))?);
+            }
+            walker.group = Some(group);
+        }
+        Ok(walker)
+    }
+
+    #[cold]
+    fn out_of_range(&self, what: &'static str, number: u32) -> ManifestError {
+        ManifestError::OutOfRange { path: self.pages.path().to_owned(), what, number }
+    }
+
+    #[cold]
+    fn damaged_entry(&self, entry: u32) -> ManifestError {
+        self.pages.damaged(self.header.section(SectionKind::Groups).offset + 8 * u64::from(entry / GROUP_ENTRIES))
+    }
+
+    #[cold]
+    fn damaged_bucket(&self, bucket: u64) -> ManifestError {
+        self.pages.damaged(self.header.section(SectionKind::Buckets).offset + 4 * bucket)
+    }
+
+    #[cold]
+    fn damaged_directory(&self, index: u32) -> ManifestError {
+        self.pages.damaged(self.header.section(SectionKind::Directories).offset + u64::from(index) * DIRECTORY_BYTES)
+    }
+}
+
+fn entry_of(found: Found, name: &[u8], body: &Body<'_>) -> Entry {
+    let kind = match (found.kind, body) {
+        (FoundKind::File { size, modified_seconds }, Body::File(file)) => {
+            EntryKind::File { size, modified_seconds, version: file.version.to_version() }
+        }
+        (FoundKind::Directory(index), _) => EntryKind::Directory(index),
+        (FoundKind::File { .. }, Body::Directory(_)) => unreachable!("`found` copies the kind of the body"),
+    };
+    Entry { index: found.index, directory: found.directory, name: name.to_vec(), id: found.id, kind }
+}
+
+enum Compared {
+    /// And so many first bytes are the same.
+    Below(usize),
+    Equal,
+    Above,
+}
+
+fn compare(left: &[u8], right: &[u8]) -> Compared {
+    match left.iter().zip(right).position(|(left, right)| left != right) {
+        Some(at) if left[at] < right[at] => Compared::Below(at),
+        Some(_) => Compared::Above,
+        None if left.len() == right.len() => Compared::Equal,
+        None if left.len() < right.len() => Compared::Below(left.len()),
+        None => Compared::Above,
+    }
+}
+
+/// A name put together from records in order.
+struct Name {
+    bytes: [u8; NAME_BYTES_MAX],
+    len: usize,
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Self { bytes: [0; NAME_BYTES_MAX], len: 0 }
+    }
+}
+
+impl Name {
+    fn get(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// The decoder has checked that both parts fit.
+    #[inline]
+    fn apply(&mut self, record: &Record<'_>) {
+        self.len = record.shared + record.suffix.len();
+        self.bytes[record.shared..self.len].copy_from_slice(record.suffix);
+    }
+}
+
+/// Goes through a folder in name order, its name and body in place.
+pub(super) struct Walker<'a> {
+    manifest: &'a Manifest,
+    pub(super) directory: DirectoryIndex,
+    folder: DirectoryRecord,
+    group: Option<GroupDecoder<'a>>,
+    next: u32,
+    name: Name,
+    /// Of the current entry, after `advance` said `true`.
+    index: u32,
+    body: Body<'a>,
+}
+
+impl Walker<'_> {
+    /// To the next entry; `false` at the end.
+    fn advance(&mut self) -> Result<bool, ManifestError> {
+        if self.next - self.folder.first >= self.folder.count {
+            return Ok(false);
+        }
+        if self.next.is_multiple_of(GROUP_ENTRIES) || self.group.is_none() {
+            self.group = Some(self.manifest.group(self.next / GROUP_ENTRIES)?);
+        }
+        let record = self.group.as_mut().and_then(GroupDecoder::next).ok_or_else(|| self.manifest.damaged_entry(self.next))?;
+        self.name.apply(&record);
+        (self.index, self.body) = (self.next, record.body);
+        self.next += 1;
+        Ok(true)
+    }
+}
+
+/// Yields the entries of a folder; after an error nothing more.
+pub struct Entries<'a> {
+    walker: Option<Result<Walker<'a>, ManifestError>>,
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<Entry, ManifestError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut walker = match self.walker.take()? {
+            Ok(walker) => walker,
+            Err(error) => return Some(Err(error)),
+        };
+        match walker.advance() {
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+            Ok(true) => {
+                let found = walker.manifest.found(walker.directory, &walker.folder, walker.index, walker.name.get(), &walker.body);
+                let entry = found.map(|found| entry_of(found, walker.name.get(), &walker.body));
+                if entry.is_ok() {
+                    self.walker = Some(Ok(walker));
+                }
+                Some(entry)
+            }
+        }
+    }
+}

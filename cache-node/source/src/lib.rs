@@ -1,0 +1,124 @@
+//! Storage far away, behind one trait: list keys, ask for one object, read a range of one version.
+//! Knows keys, versions, byte ranges, listings. Does not know blocks, node ids or what is cached.
+//! Invariant: bytes that `read` yields are of the version that was asked for, or it fails.
+//! Start at `open`: it builds the client of a scheme and wraps it in `limit` (how much at once) and `retry` (again, from where it stopped).
+
+pub mod faulty;
+pub mod file;
+pub mod limit;
+pub mod listing;
+pub mod metrics;
+mod open;
+pub mod retry;
+pub mod s3;
+
+pub use limit::{Limits, Priority};
+pub use metrics::SourceMetrics;
+pub use open::{SourceHandle, open};
+pub use retry::RetryPolicy;
+
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use forebay_wire::block::Extent;
+
+/// An object's name in its source, below the source's prefix, as the source spells it: any bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(pub Bytes);
+
+/// What tells two contents of one key apart (an ETag without quotes, a version id, or `mtime-size` for files). Opaque.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Version(pub Bytes);
+
+/// One row of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub key: Key,
+    /// In bytes.
+    pub size: u64,
+    pub modified: SystemTime,
+    pub version: Version,
+}
+
+/// One page of keys, in ascending byte order.
+#[derive(Clone, Debug)]
+pub struct ListRequest {
+    /// Only keys that begin with this (relative to the source's own prefix).
+    pub prefix: Bytes,
+    /// Only keys strictly after this one.
+    pub after: Option<Bytes>,
+    /// Only keys before this one; the page may end early, never run past it.
+    pub before: Option<Bytes>,
+    /// With `true`, keys that hold a `/` after `prefix` are folded into `ListPage::folders`.
+    pub one_level: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    pub objects: Vec<Object>,
+    /// Common prefixes, each ending in `/`, only with `one_level`.
+    pub folders: Vec<Bytes>,
+    /// Where to go on (as `after`); `None` at the end of the range.
+    pub next: Option<Bytes>,
+}
+
+/// The bytes of one range, in order. Ends after exactly the extent's length or with an error, never short.
+pub type Body = BoxStream<'static, Result<Bytes, SourceError>>;
+
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// The source's URI without credentials, for hashes, logs and xattrs: `s3://bucket/prefix/`.
+    fn name(&self) -> &str;
+    async fn list(&self, request: &ListRequest) -> Result<ListPage, SourceError>;
+    async fn head(&self, key: &Key) -> Result<Object, SourceError>;
+    /// Reads `extent` of `version`; `whole` says that the extent is the whole object, whose checksum is then verified where the source gives one.
+    async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError>;
+}
+
+/// Why a source didn't give what was asked. `origin` is the source's name.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("{op} {key} from {origin}: no such object")]
+    NotFound { op: &'static str, key: String, origin: String },
+    #[error("{op} {key} from {origin}: the object has another version now")]
+    Replaced { op: &'static str, key: String, origin: String },
+    /// Credentials refused or a permission missing: `cure` names the permission.
+    #[error("{op} {key} from {origin}: refused; {cure}")]
+    Denied { op: &'static str, key: String, origin: String, cure: String },
+    /// In a storage class that needs a restore first.
+    #[error("{op} {key} from {origin}: archived; {cure}")]
+    Archived { op: &'static str, key: String, origin: String, cure: String },
+    /// The source asks for fewer requests (503 SlowDown, 429).
+    #[error("{op} {key} from {origin}: throttled: {detail}")]
+    Throttled { op: &'static str, key: String, origin: String, detail: String },
+    /// Connection refused or reset, timeout, 5xx, a truncated body.
+    #[error("{op} {key} from {origin}: unavailable: {detail}")]
+    Unavailable { op: &'static str, key: String, origin: String, detail: String },
+    /// The answer contradicts itself: wrong range, length, checksum.
+    #[error("{op} {key} from {origin}: wrong answer: {detail}")]
+    Corrupt { op: &'static str, key: String, origin: String, detail: String },
+    /// The protocol can't carry this key (S3 through the SDK: keys that are not UTF-8).
+    #[error("{op} {key} from {origin}: the key can't be asked for: {detail}")]
+    Unaskable { op: &'static str, key: String, origin: String, detail: String },
+    /// Nothing a retry could mend: a missing bucket, a bad request, an unsupported answer.
+    #[error("{op} {key} from {origin}: {detail}")]
+    Permanent { op: &'static str, key: String, origin: String, detail: String },
+}
+
+impl SourceError {
+    /// Whether the same request can't succeed later without someone acting.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Throttled { .. } | Self::Unavailable { .. } | Self::Corrupt { .. } => false,
+            Self::NotFound { .. }
+            | Self::Replaced { .. }
+            | Self::Denied { .. }
+            | Self::Archived { .. }
+            | Self::Unaskable { .. }
+            | Self::Permanent { .. } => true,
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Taking blocks in: where they go, and what is written in which order.
+//! Invariant: an object is in the index only after its bytes and their record are written.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::index::{Entry, Place, kept};
+use super::segment::record_bytes;
+use super::sparse::{self, Object};
+use super::table::{FileRecord, State};
+use super::tier::Tier;
+use super::types::{Admission, Class, DatasetSlot, Health, PutOutcome, Refusal, StoreError};
+use super::{Store, TIERS_MAX, hash_of};
+use forebay_wire::block::{BlockIndex, ObjectRef};
+
+/// A block that goes in, with all that is said about it.
+struct Incoming<'a> {
+    dataset: DatasetSlot,
+    object: &'a ObjectRef,
+    block: BlockIndex,
+    data: &'a [u8],
+    admission: Admission,
+}
+
+impl Store {
+    /// Keeps one block, whose length is that of `block` in `object`. Blocks on the disk. Never an error of the disk: then `Refused(Degraded)`.
+    pub fn put(
+        &self,
+        dataset: DatasetSlot,
+        object: &ObjectRef,
+        block: BlockIndex,
+        data: &[u8],
+        admission: Admission,
+    ) -> Result<PutOutcome, StoreError> {
+        let extent = self.config.block_size.extent(block, object.size);
+        if extent.map(|extent| extent.len()) != Some(data.len() as u64) {
+            let detail = format!("{} bytes for block {} of an object of {} bytes", data.len(), block.0, object.size);
+            return Err(StoreError::Misuse { op: "put", object: object.id, detail });
+        }
+        let incoming = Incoming { dataset, object, block, data, admission };
+        let outcome = self.put_one(&incoming);
+        if outcome.is_err() {
+            self.counters.refused_puts.fetch_add(1, Relaxed);
+        } else if self.has_impostors.load(Relaxed) {
+            self.impostors.write().remove(&object.id);
+        }
+        Ok(match outcome {
+            Ok(()) => PutOutcome::Stored,
+            Err(refusal) => PutOutcome::Refused(refusal),
+        })
+    }
+
+    fn put_one(&self, incoming: &Incoming<'_>) -> Result<(), Refusal> {
+        let object = incoming.object;
+        let is_one_block = object.size <= self.config.block_size.bytes();
+        if is_one_block {
+            let _turn = self.putting.try_take(object.id.0).ok_or(Refusal::Busy)?;
+            if self.is_here_then_readmit(incoming) {
+                return Ok(());
+            }
+            let tier = self.place(object)?;
+            return if object.size < self.config.passthrough_min_bytes {
+                self.put_record(tier, incoming)
+            } else {
+                self.put_whole_file(tier, incoming)
+            };
+        }
+        let file = self.filling(incoming)?;
+        self.put_block(&file, incoming)
+    }
+
+    /// Whether the object is here already, by its identity on disk; its admission is brought up to date.
+    fn is_here_then_readmit(&self, incoming: &Incoming<'_>) -> bool {
+        let object = incoming.object;
+        let found = self.index.find(hash_of(object.id));
+        let is_here = found.iter().any(|entry| match Place::from(entry.location) {
+            Place::Segment { tier, number, granule } => {
+                self.tiers[usize::from(tier)].segments.is_record_of(number, granule, object.id).unwrap_or(false)
+            }
+            Place::File { .. } => {
+                self.object_at(&entry).is_ok_and(|file| file.is_some_and(|file| file.id() == object.id && !file.is_gone()))
+            }
+        });
+        // Not noting it costs a class, not bytes; the tier knows of the failure.
+        is_here && self.readmit(object, incoming.admission).is_ok()
+    }
+
+    /// The tier for a new object: by weighted rendezvous over the quotas, so that it goes where it was before and larger folders get more;
+    /// the next one where that one takes no writes.
+    fn place(&self, object: &ObjectRef) -> Result<&Arc<Tier>, Refusal> {
+        if let [tier] = &self.tiers[..] {
+            return if tier.takes_writes() { Ok(tier) } else { Err(Refusal::Degraded) };
+        }
+        let mut ranked = [(f64::NEG_INFINITY, 0); TIERS_MAX];
+        for (rank, (number, tier)) in ranked.iter_mut().zip(self.tiers.iter().enumerate()) {
+            let hash = xxh3_64_with_seed(&object.id.0.to_le_bytes(), number as u64);
+            let unit = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+            *rank = (tier.quota_bytes as f64 / unit.ln(), number);
+        }
+        let ranked = &mut ranked[..self.tiers.len()];
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let tiers = ranked.iter().map(|(_, number)| &self.tiers[*number]);
+        tiers.into_iter().find(|tier| tier.takes_writes()).ok_or(Refusal::Degraded)
+    }
+
+    fn entry(&self, tier: &Tier, object: &ObjectRef, place: Place, admission: Admission) -> Entry {
+        let hash = hash_of(object.id);
+        let is_pinned = admission.class == Class::Pin;
+        Entry { hash: kept(hash), location: place.into(), recency: tier.policy.entered(hash), is_pinned }
+    }
+
+    fn write_failed(&self, tier: &Tier, op: &'static str, error: &std::io::Error) -> Refusal {
+        self.counters.write_errors.fetch_add(1, Relaxed);
+        tier.write_failed(op, error);
+        Refusal::Degraded
+    }
+
+    fn wrote(&self, tier: &Tier, bytes: u64, admission: Admission) {
+        tier.wrote(bytes);
+        if admission.class == Class::Pin {
+            tier.pinned_bytes.fetch_add(bytes, Relaxed);
+        }
+        if tier.health() != Health::Good {
+            tier.write_succeeded();
+        }
+    }
+
+    fn put_record(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>) -> Result<(), Refusal> {
+        let Incoming { dataset, object, data, admission, .. } = *incoming;
+        let bytes = record_bytes(object.size);
+        self.make_room(tier, bytes, hash_of(object.id), admission.class)?;
+        let appended = tier.segments.append(dataset, object.id, data, admission, |record| {
+            let place = Place::Segment { tier: tier.number, number: record.number, granule: record.granule };
+            self.index.insert(self.entry(tier, object, place, admission))
+        });
+        match appended {
+            Ok(_) => {
+                self.wrote(tier, bytes, admission);
+                Ok(())
+            }
+            Err(error) => {
+                tier.give_back(bytes);
+                Err(self.write_failed(tier, "put a record", &error))
+            }
+        }
+    }
+
+    fn record(&self, incoming: &Incoming<'_>) -> FileRecord {
+        FileRecord {
+            state: State::Filling,
+            object: incoming.object.id,
+            size: incoming.object.size,
+            dataset: incoming.dataset,
+            admission: incoming.admission,
+            block_size: self.config.block_size,
+            sums: Default::default(),
+        }
+    }
+
+    /// One block, one file: in the index once it is complete.
+    fn put_whole_file(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>) -> Result<(), Refusal> {
+        let Incoming { object, block, data, admission, .. } = *incoming;
+        let file = self.create(tier, incoming)?;
+        let charge = file.block_charge(block);
+        match file.write_block(block, data) {
+            Ok(_) => {
+                file.charged_bytes.fetch_add(charge, Relaxed);
+                let place = Place::File { tier: tier.number, number: file.number, is_complete: true };
+                self.wrote(tier, file.charged_bytes.load(Relaxed), admission);
+                if !self.index.insert(self.entry(tier, object, place, admission)) {
+                    self.discard(&file);
+                }
+                // Whoever reads it next may want it read-only, with its sums: loaded anew from the table.
+                self.objects.forget(&file);
+                Ok(())
+            }
+            Err(error) => {
+                tier.give_back(charge);
+                // `evict` takes pinned bytes back that were never counted.
+                file.admission.lock().class = Class::Auto;
+                self.discard(&file);
+                Err(self.write_failed(tier, "put an object", &error))
+            }
+        }
+    }
+
+    /// Creates the object's files; charged are its first block and its sidecar.
+    fn create(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>) -> Result<Arc<Object>, Refusal> {
+        let Incoming { object, data, admission, .. } = *incoming;
+        let record = self.record(incoming);
+        let bytes = sparse::sidecar_bytes(&record) + (data.len() as u64).next_multiple_of(super::tier::PAGE);
+        self.make_room(tier, bytes, hash_of(object.id), admission.class)?;
+        if let Some(expires) = admission.expires_at_seconds {
+            tier.first_expiry_seconds.fetch_min(expires, Relaxed);
+        }
+        match Object::create(tier, record) {
+            Ok(file) => Ok(self.objects.add(file)),
+            Err(error) => {
+                tier.give_back(bytes);
+                Err(self.write_failed(tier, "create an object's file", &error))
+            }
+        }
+    }
+
+    fn discard(&self, file: &Arc<Object>) {
+        if let Err(error) = file.evict() {
+            file.tier.write_failed("discard an object's file", &error);
+        }
+        self.objects.forget(file);
+    }
+
+    /// The file of an object of several blocks, made with its first block. `Err` also when the object is complete: nothing to do.
+    fn filling(&self, incoming: &Incoming<'_>) -> Result<(Arc<Object>, bool), Refusal> {
+        let Incoming { object, admission, .. } = *incoming;
+        let _turn = self.putting.take(object.id.0);
+        for entry in self.index.find(hash_of(object.id)).iter() {
+            if let Ok(Some(file)) = self.object_at(&entry)
+                && file.id() == object.id
+                && !file.is_gone()
+            {
+                if !file.tier.takes_writes() {
+                    return Err(Refusal::Degraded);
+                }
+                return Ok((file, false));
+            }
+        }
+        let tier = self.place(object)?;
+        let file = self.create(tier, incoming)?;
+        let place = Place::File { tier: tier.number, number: file.number, is_complete: false };
+        if !self.index.insert(self.entry(tier, object, place, admission)) {
+            self.discard(&file);
+            tier.give_back(file.block_charge(incoming.block));
+            return Err(Refusal::Busy);
+        }
+        Ok((file, true))
+    }
+
+    fn put_block(&self, (file, is_charged): &(Arc<Object>, bool), incoming: &Incoming<'_>) -> Result<(), Refusal> {
+        let Incoming { object, block, data, admission, .. } = *incoming;
+        let tier = &file.tier;
+        if *file.admission.lock() != admission {
+            // Not noting it costs a class, not bytes.
+            let _ = self.readmit(object, admission);
+        }
+        if file.has(block) {
+            return Ok(());
+        }
+        let charge = file.block_charge(block);
+        if !is_charged {
+            self.make_room(tier, charge, hash_of(object.id), admission.class)?;
+        }
+        match file.write_block(block, data) {
+            Ok(true) => {
+                file.charged_bytes.fetch_add(charge, Relaxed);
+                let sidecar = if *is_charged { sparse::sidecar_bytes(&file.record) } else { 0 };
+                self.wrote(tier, charge + sidecar, admission);
+                if file.is_complete() {
+                    let at = |is_complete| Place::File { tier: tier.number, number: file.number, is_complete }.into();
+                    self.index.relocate(kept(hash_of(object.id)), at(false), at(true));
+                }
+                if file.is_gone() { Err(Refusal::NoRoom) } else { Ok(()) }
+            }
+            Ok(false) => {
+                tier.give_back(charge);
+                Ok(())
+            }
+            Err(error) => {
+                tier.give_back(charge);
+                Err(self.write_failed(tier, "put a block", &error))
+            }
+        }
+    }
+}

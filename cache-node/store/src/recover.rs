@@ -1,0 +1,104 @@
+//! The start: reads each tier's table and segment indexes, never data, fills the index, and removes what a crash left half done.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::index::{Entry, Index, Place, kept};
+use super::segment::record_bytes;
+use super::sparse::{self, Object};
+use super::table::State;
+use super::tier::{PAGE, Tier};
+use super::types::{Admission, Class};
+use super::{Counters, hash_of};
+use forebay_wire::block::ObjectId;
+
+pub(super) fn load(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Result<()> {
+    load_files(tier, index, counters)?;
+    load_segments(tier, index, counters)?;
+    tier.ask_space();
+    Ok(())
+}
+
+fn enter(tier: &Tier, index: &Index, object: ObjectId, place: Place, admission: Admission, bytes: u64) -> bool {
+    let hash = hash_of(object);
+    let is_pinned = admission.class == Class::Pin;
+    let entry = Entry { hash: kept(hash), location: place.into(), recency: tier.policy.entered(hash), is_pinned };
+    if !index.insert(entry) {
+        return false;
+    }
+    tier.used_bytes.fetch_add(bytes, Relaxed);
+    if is_pinned {
+        tier.pinned_bytes.fetch_add(bytes, Relaxed);
+    }
+    true
+}
+
+fn load_files(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Result<()> {
+    let (mut filling, mut leaving) = (Vec::new(), Vec::new());
+    tier.table.scan(|number, record| {
+        tier.table.mark_number(number);
+        let Ok(record) = record else {
+            counters.corrupt.fetch_add(1, Relaxed);
+            leaving.push(number);
+            return;
+        };
+        if let Some(expires) = record.admission.expires_at_seconds {
+            tier.first_expiry_seconds.fetch_min(expires, Relaxed);
+        }
+        match record.state {
+            State::Complete => {
+                let bytes = full_charge(&record);
+                let place = Place::File { tier: tier.number, number, is_complete: true };
+                if !enter(tier, index, record.object, place, record.admission, bytes) {
+                    leaving.push(number);
+                }
+            }
+            State::Filling => filling.push(number),
+            State::Leaving => leaving.push(number),
+        }
+    })?;
+    for number in filling {
+        let Some(object) = Object::load(tier, number)?.filter(Object::has_any) else {
+            leaving.push(number);
+            continue;
+        };
+        // Its last block was written, only the table doesn't know yet.
+        let is_complete = object.finish_if_whole()?;
+        let place = Place::File { tier: tier.number, number, is_complete };
+        let admission = *object.admission.lock();
+        enter(tier, index, object.id(), place, admission, object.charged_bytes.load(Relaxed));
+    }
+    for number in leaving {
+        sparse::unlink_files(tier, number)?;
+        tier.table.release(number)?;
+    }
+    Ok(())
+}
+
+fn full_charge(record: &super::table::FileRecord) -> u64 {
+    let blocks = record.block_size;
+    // All blocks but the last are whole pages.
+    let data = if blocks.bytes().is_multiple_of(PAGE) { record.size.next_multiple_of(PAGE) } else { record.size };
+    data + sparse::sidecar_bytes(record)
+}
+
+fn load_segments(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Result<()> {
+    let mut damaged = 0;
+    for (segment, file) in tier.segments.load(&mut damaged)? {
+        damaged += file.damaged;
+        let taken = segment.taken_bytes.load(Relaxed);
+        let mut live = 0;
+        for entry in &file.entries {
+            let bytes = record_bytes(u64::from(entry.len));
+            let place = Place::Segment { tier: tier.number, number: segment.number, granule: entry.granule };
+            enter(tier, index, entry.object, place, entry.admission, bytes);
+            live += bytes;
+        }
+        // Dead records that were never punched still take their part.
+        tier.used_bytes.fetch_add(taken - live, Relaxed);
+        tier.dead_bytes.fetch_add(taken - live, Relaxed);
+    }
+    counters.corrupt.fetch_add(damaged, Relaxed);
+    Ok(())
+}

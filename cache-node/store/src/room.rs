@@ -1,0 +1,307 @@
+//! Making room: eviction by the tier's policy, removal, rewriting of segments that are mostly dead, expiry.
+//! Invariant: what is removed leaves the index first, so exactly one thread gives its bytes back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::index::{Entry, Place, kept};
+use super::segment::{RecordRead, Segment, SegmentEntry, record_bytes};
+use super::sparse;
+use super::tier::Tier;
+use super::types::{Admission, Class, Refusal};
+use super::{Store, hash_of};
+use crate::evict::{Candidate, Reach};
+use forebay_wire::block::{Extent, ObjectId, ObjectRef};
+
+/// Dead bytes in segments are borne up to this share of the capacity, before live objects have to leave for them.
+const DEAD_SHARE: u64 = 8;
+/// A segment is rewritten by `maintain` from this share of dead bytes on.
+const DEAD_PERCENT: u64 = 50;
+/// Victims of one call of `maintain`: bounds how long it takes.
+const MAINTAIN_EVICTIONS_MAX: usize = 4096;
+
+impl Store {
+    /// Charges `bytes` to the tier, evicting what the policy gives up for it.
+    pub(super) fn make_room(&self, tier: &Arc<Tier>, bytes: u64, hash: u64, class: Class) -> Result<(), Refusal> {
+        let capacity = tier.capacity_bytes();
+        if bytes > capacity {
+            return Err(Refusal::NoRoom);
+        }
+        let used = tier.used_bytes.fetch_add(bytes, Relaxed) + bytes;
+        if class == Class::Auto && !tier.policy.admits(hash, used <= tier.ample_bytes()) {
+            tier.give_back(bytes);
+            return Err(Refusal::NotHeld);
+        }
+        while tier.used_bytes() > tier.capacity_bytes() {
+            let is_dead_heavy = tier.dead_bytes.load(Relaxed) > capacity / DEAD_SHARE;
+            if is_dead_heavy && self.rewrite_emptiest(tier, 1) {
+                continue;
+            }
+            if !self.evict_one(tier, Some((hash, class))) && !self.rewrite_emptiest(tier, 1) {
+                tier.give_back(bytes);
+                return Err(Refusal::NoRoom);
+            }
+        }
+        Ok(())
+    }
+
+    /// Evicts what the policy chooses; for `newcomer`, if given. `false`: nobody is left to choose.
+    pub(super) fn evict_one(&self, tier: &Arc<Tier>, newcomer: Option<(u64, Class)>) -> bool {
+        let own = newcomer.map(|(hash, _)| kept(hash));
+        let may_leave = |entry: &Entry| !entry.is_pinned && Place::from(entry.location).tier() == tier.number && Some(entry.hash) != own;
+        let mut entries = Vec::new();
+        match tier.policy.reach() {
+            Reach::Highest { from } => {
+                let highest = self.index.highest(from, may_leave).or_else(|| self.index.highest(u64::MAX, may_leave));
+                if let (Some(entry), Some((hash, Class::Auto))) = (&highest, newcomer)
+                    && entry.hash < kept(hash)
+                {
+                    return false;
+                }
+                entries.extend(highest);
+            }
+            Reach::Sample { count } => self.index.sample(rand::random(), count, may_leave, &mut entries),
+        }
+        let mut candidates: Vec<Candidate> = entries.iter().map(|entry| Candidate { hash: entry.hash, recency: entry.recency }).collect();
+        let Some(chosen) = tier.policy.choose(&mut candidates) else { return false };
+        for (entry, candidate) in entries.iter().zip(&candidates) {
+            if entry.recency != candidate.recency {
+                self.index.set_recency(entry.hash, entry.location, candidate.recency);
+            }
+        }
+        if self.remove(&entries[chosen]) {
+            tier.policy.left(candidates[chosen]);
+            self.counters.evictions.fetch_add(1, Relaxed);
+        }
+        true
+    }
+
+    /// Removes what an index entry stands for; `false` when another thread did.
+    pub(super) fn remove(&self, entry: &Entry) -> bool {
+        if !self.index.remove(entry.hash, entry.location) {
+            return false;
+        }
+        let place = Place::from(entry.location);
+        let tier = &self.tiers[usize::from(place.tier())];
+        let removed = match place {
+            Place::Segment { number, granule, .. } => self.remove_record(tier, number, granule),
+            Place::File { number, .. } => self.remove_file(tier, number),
+        };
+        if let Err(error) = removed {
+            self.counters.write_errors.fetch_add(1, Relaxed);
+            tier.write_failed("remove", &error);
+        }
+        true
+    }
+
+    fn remove_record(&self, tier: &Arc<Tier>, number: u32, granule: u32) -> std::io::Result<()> {
+        let Some(entry) = tier.segments.entry_at(number, granule)? else { return Ok(()) };
+        self.kill(tier, number, &entry)?;
+        if let Some(segment) = tier.segments.get(number).filter(|segment| segment.live_objects.load(Relaxed) == 0 && segment.is_idle()) {
+            self.drop_segment(tier, &segment)?;
+        }
+        Ok(())
+    }
+
+    fn kill(&self, tier: &Tier, number: u32, entry: &SegmentEntry) -> std::io::Result<()> {
+        let bytes = record_bytes(u64::from(entry.len));
+        tier.dead_bytes.fetch_add(bytes, Relaxed);
+        if entry.admission.class == Class::Pin {
+            tier.pinned_bytes.fetch_sub(bytes, Relaxed);
+        }
+        let freed = tier.segments.kill(number, entry)?;
+        tier.dead_bytes.fetch_sub(freed, Relaxed);
+        tier.give_back(freed);
+        Ok(())
+    }
+
+    /// The segment holds nothing the index knows.
+    fn drop_segment(&self, tier: &Tier, segment: &Segment) -> std::io::Result<()> {
+        let Some(segment) = tier.segments.take_out(segment.number) else { return Ok(()) };
+        let taken = segment.taken_bytes.load(Relaxed);
+        tier.give_back(taken);
+        tier.dead_bytes.fetch_sub(taken - segment.live_bytes.load(Relaxed), Relaxed);
+        tier.segments.unlink(&segment)
+    }
+
+    fn remove_file(&self, tier: &Arc<Tier>, number: u32) -> std::io::Result<()> {
+        if let Some(object) = self.objects.get(tier, number)? {
+            let evicted = object.evict();
+            self.objects.forget(&object);
+            return evicted;
+        }
+        // Its record is damaged: the file itself tells what it took.
+        let bytes = sparse::allocated_bytes(tier, number);
+        let unlinked = sparse::unlink_files(tier, number);
+        let _ = tier.used_bytes.fetch_update(Relaxed, Relaxed, |used| Some(used.saturating_sub(bytes)));
+        tier.table.release(number).and(unlinked)
+    }
+
+    /// Moves what lives in the worst idle segment to the active one and drops it; `false` when none is worth it.
+    pub(super) fn rewrite_emptiest(&self, tier: &Arc<Tier>, dead_percent_min: u64) -> bool {
+        // One at a time: the bytes are there twice meanwhile.
+        let Some(_turn) = self.rewriting.try_lock() else {
+            std::thread::yield_now();
+            return false;
+        };
+        let Some(segment) = tier.segments.emptiest(dead_percent_min) else { return false };
+        match self.rewrite(tier, &segment) {
+            Ok(()) => true,
+            Err(error) => {
+                self.counters.write_errors.fetch_add(1, Relaxed);
+                tier.write_failed("rewrite a segment", &error);
+                false
+            }
+        }
+    }
+
+    fn rewrite(&self, tier: &Arc<Tier>, segment: &Arc<Segment>) -> std::io::Result<()> {
+        let entries = tier.segments.read_index(segment)?.map(|index| index.entries).unwrap_or_default();
+        let mut data = Vec::new();
+        for entry in &entries {
+            let hash = hash_of(entry.object);
+            let old = Place::Segment { tier: tier.number, number: segment.number, granule: entry.granule }.into();
+            let Some(extent) = Extent::new(0, u64::from(entry.len)) else { continue };
+            let object = ObjectRef { id: entry.object, size: extent.len() };
+            data.resize(entry.len as usize, 0);
+            match tier.segments.read(segment.number, entry.granule, &object, extent, &mut data, false)? {
+                RecordRead::Hit => {}
+                RecordRead::Other | RecordRead::Wrong | RecordRead::Gone => {
+                    if self.index.remove(hash, old) {
+                        self.counters.corrupt.fetch_add(1, Relaxed);
+                        self.kill(tier, segment.number, entry)?;
+                    }
+                    continue;
+                }
+            }
+            let bytes = record_bytes(extent.len());
+            tier.used_bytes.fetch_add(bytes, Relaxed);
+            let mut to = None;
+            let moved = tier.segments.append(segment.dataset, entry.object, &data, entry.admission, |record| {
+                to = Some(record);
+                let new = Place::Segment { tier: tier.number, number: record.number, granule: record.granule }.into();
+                self.index.relocate(hash, old, new)
+            });
+            match (moved, to) {
+                (Ok(true), _) => {
+                    if entry.admission.class == Class::Pin {
+                        tier.pinned_bytes.fetch_add(bytes, Relaxed);
+                    }
+                    self.kill(tier, segment.number, entry)?;
+                }
+                // Freed meanwhile: the copy must not come back.
+                (Ok(false), Some(record)) => {
+                    if entry.admission.class == Class::Pin {
+                        tier.pinned_bytes.fetch_add(bytes, Relaxed);
+                    }
+                    self.remove_record(tier, record.number, record.granule)?;
+                }
+                (Ok(false), None) => unreachable!("a record is published once written"),
+                (Err(error), _) => {
+                    tier.give_back(bytes);
+                    return Err(error);
+                }
+            }
+        }
+        self.drop_segment(tier, segment)
+    }
+
+    /// Removes every object for which `is_wanted` says no; O(objects on disk).
+    pub(super) fn sweep(&self, tier: &Arc<Tier>, what: &Sweep) -> u64 {
+        let mut removed = 0;
+        let mut files = Vec::new();
+        let scanned = tier.table.scan(|number, record| {
+            let Ok(record) = record else { return };
+            if what.takes_file(record.dataset.0, record.admission) {
+                files.push((record.object, number));
+            } else if let Some(expires) = record.admission.expires_at_seconds {
+                tier.first_expiry_seconds.fetch_min(expires, Relaxed);
+            }
+        });
+        for (object, number) in files {
+            removed += u64::from(
+                [true, false].into_iter().any(|is_complete| self.remove_at(object, Place::File { tier: tier.number, number, is_complete })),
+            );
+        }
+        let mut failed = scanned.err();
+        for segment in tier.segments.all() {
+            if !what.takes_segment(&segment) {
+                continue;
+            }
+            segment.first_expiry_seconds.store(u32::MAX, Relaxed);
+            match tier.segments.read_index(&segment) {
+                Ok(index) => {
+                    for entry in index.map(|index| index.entries).unwrap_or_default() {
+                        if what.takes_file(segment.dataset.0, entry.admission) {
+                            let place = Place::Segment { tier: tier.number, number: segment.number, granule: entry.granule };
+                            removed += u64::from(self.remove_at(entry.object, place));
+                        } else {
+                            segment.note_expiry(entry.admission);
+                        }
+                    }
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let Some(error) = failed {
+            self.counters.read_errors.fetch_add(1, Relaxed);
+            tracing::warn!(tier = %tier.path.display(), %error, "the tables can't be read to the end: some objects stay until the next time");
+        }
+        removed
+    }
+
+    fn remove_at(&self, object: ObjectId, place: Place) -> bool {
+        let location = place.into();
+        let entry = self.index.find(hash_of(object)).iter().find(|entry| entry.location == location);
+        entry.is_some_and(|entry| self.remove(&entry))
+    }
+
+    /// Frees what expired at or before `now_seconds` (since the Unix epoch); cheap when nothing did.
+    pub fn expire(&self, now_seconds: u32) {
+        for tier in &self.tiers {
+            let of_segments = tier.segments.all().iter().map(|segment| segment.first_expiry_seconds.load(Relaxed)).min();
+            if tier.first_expiry_seconds.load(Relaxed).min(of_segments.unwrap_or(u32::MAX)) > now_seconds {
+                continue;
+            }
+            tier.first_expiry_seconds.store(u32::MAX, Relaxed);
+            let expired = self.sweep(tier, &Sweep::Expired { now_seconds });
+            self.counters.expired.fetch_add(expired, Relaxed);
+        }
+    }
+
+    /// To be called about once a second: expiry, `keepFreePercent`, rewriting of half-dead segments, a look at degraded tiers.
+    pub fn maintain(&self, now_seconds: u32) {
+        self.expire(now_seconds);
+        for tier in &self.tiers {
+            tier.probe();
+            tier.ask_space();
+            for _ in 0..MAINTAIN_EVICTIONS_MAX {
+                if tier.used_bytes() <= tier.capacity_bytes() || !self.evict_one(tier, None) {
+                    break;
+                }
+            }
+            self.rewrite_emptiest(tier, DEAD_PERCENT);
+        }
+    }
+}
+
+/// What a sweep removes.
+pub(super) enum Sweep {
+    Expired { now_seconds: u32 },
+    Dataset(u64),
+}
+
+impl Sweep {
+    fn takes_file(&self, dataset: u64, admission: Admission) -> bool {
+        match self {
+            Self::Expired { now_seconds } => admission.expires_at_seconds.is_some_and(|expires| expires <= *now_seconds),
+            Self::Dataset(slot) => dataset == *slot,
+        }
+    }
+    fn takes_segment(&self, segment: &Segment) -> bool {
+        match self {
+            Self::Expired { now_seconds } => segment.first_expiry_seconds.load(Relaxed) <= *now_seconds,
+            Self::Dataset(slot) => segment.dataset.0 == *slot,
+        }
+    }
+}

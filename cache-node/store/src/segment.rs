@@ -1,0 +1,614 @@
+//! Small objects, packed one behind the other in append-only files of one data set each.
+//! `N.data` holds records (a header of 64 bytes, then the object's bytes, those of 16 KiB and more aligned to 4 KiB); `N.index` holds one
+//! entry of 32 bytes per record, written after the record: what has no entry isn't there. So a restart reads indexes, never data.
+//! Format 1, little endian. An object dies by its entry being zeroed; only then are its pages punched.
+//! Knows records. Does not know which of them is wanted. Invariant: bytes of a record that has an entry are never written again.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::check;
+use super::disk::Disk;
+use super::handles::Handles;
+use super::index::SEGMENT_NUMBERS;
+use super::tier::PAGE;
+use super::types::{Admission, Class, DatasetSlot};
+use forebay_wire::block::{Extent, ObjectId, ObjectRef};
+
+/// Records begin at multiples of this; also the size of their headers.
+pub(crate) const GRANULE_BYTES: u64 = 64;
+const HEADER_BYTES: usize = 64;
+const ENTRY_BYTES: usize = 32;
+const ALIGNED_MIN_BYTES: u64 = 16 << 10;
+const RECORD_MAGIC: u32 = 0x4652_4543;
+const INDEX_MAGIC: u32 = 0x4649_4458;
+/// 2^22 granules are what a location can name.
+const SEGMENT_BYTES_MAX: u64 = 256 << 20;
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+const PIN: u32 = 1 << 31;
+/// Objects above never go to a segment: the smallest segment holds at least one.
+pub(crate) const RECORD_BYTES_MAX: u64 = 512 << 10;
+
+/// What a record takes of the quota: its pages where it is aligned, else its granules.
+pub(crate) fn record_bytes(len: u64) -> u64 {
+    let unit = if len >= ALIGNED_MIN_BYTES { PAGE } else { GRANULE_BYTES };
+    (len + HEADER_BYTES as u64).next_multiple_of(unit)
+}
+
+struct RecordHeader {
+    nonce: u64,
+    object: ObjectId,
+    len: u32,
+    data_sum: u32,
+    slot: u32,
+    granule: u32,
+}
+
+impl RecordHeader {
+    fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        check::put(&mut bytes, 4, RECORD_MAGIC.to_le_bytes());
+        check::put(&mut bytes, 8, self.nonce.to_le_bytes());
+        check::put(&mut bytes, 16, self.object.0.to_le_bytes());
+        check::put(&mut bytes, 32, self.len.to_le_bytes());
+        check::put(&mut bytes, 36, self.data_sum.to_le_bytes());
+        check::put(&mut bytes, 40, self.slot.to_le_bytes());
+        check::put(&mut bytes, 44, self.granule.to_le_bytes());
+        check::seal(&mut bytes);
+        bytes
+    }
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+        (check::get_u32(bytes, 4) == RECORD_MAGIC && check::is_sealed(bytes)).then(|| Self {
+            nonce: check::get_u64(bytes, 8),
+            object: ObjectId(check::get_u128(bytes, 16)),
+            len: check::get_u32(bytes, 32),
+            data_sum: check::get_u32(bytes, 36),
+            slot: check::get_u32(bytes, 40),
+            granule: check::get_u32(bytes, 44),
+        })
+    }
+}
+
+/// A record as its segment's index tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentEntry {
+    pub slot: u32,
+    pub object: ObjectId,
+    pub granule: u32,
+    pub len: u32,
+    pub admission: Admission,
+}
+
+impl SegmentEntry {
+    fn encode(&self) -> [u8; ENTRY_BYTES] {
+        let mut bytes = [0; ENTRY_BYTES];
+        let pin = match self.admission.class {
+            Class::Pin => PIN,
+            Class::Auto => 0,
+        };
+        check::put(&mut bytes, 4, (self.granule | pin).to_le_bytes());
+        check::put(&mut bytes, 8, self.object.0.to_le_bytes());
+        check::put(&mut bytes, 24, self.len.to_le_bytes());
+        check::put(&mut bytes, 28, self.admission.expires_at_seconds.unwrap_or(0).to_le_bytes());
+        check::seal(&mut bytes);
+        bytes
+    }
+    fn decode(bytes: &[u8; ENTRY_BYTES], slot: u32) -> Option<Self> {
+        if !check::is_sealed(bytes) {
+            return None;
+        }
+        let granule = check::get_u32(bytes, 4);
+        let expires = check::get_u32(bytes, 28);
+        Some(Self {
+            slot,
+            object: ObjectId(check::get_u128(bytes, 8)),
+            granule: granule & !PIN,
+            len: check::get_u32(bytes, 24),
+            admission: Admission {
+                class: if granule & PIN != 0 { Class::Pin } else { Class::Auto },
+                expires_at_seconds: (expires != 0).then_some(expires),
+            },
+        })
+    }
+    /// Granule behind the record.
+    fn end(&self) -> u64 {
+        u64::from(self.granule) + 1 + u64::from(self.len).div_ceil(GRANULE_BYTES)
+    }
+}
+
+/// The head of an index file: `ENTRY_BYTES` * 2.
+fn encode_index_head(number: u32, nonce: u64, dataset: DatasetSlot) -> [u8; HEADER_BYTES] {
+    let mut bytes = [0; HEADER_BYTES];
+    check::put(&mut bytes, 4, INDEX_MAGIC.to_le_bytes());
+    check::put(&mut bytes, 8, nonce.to_le_bytes());
+    check::put(&mut bytes, 16, dataset.0.to_le_bytes());
+    check::put(&mut bytes, 24, number.to_le_bytes());
+    check::seal(&mut bytes);
+    bytes
+}
+
+/// What an index file tells: nonce, data set, the records, how many slots it has, how many of them are damaged. `None` when its head is wrong.
+pub(crate) struct IndexFile {
+    nonce: u64,
+    dataset: DatasetSlot,
+    pub(crate) entries: Vec<SegmentEntry>,
+    slots: u32,
+    pub(crate) damaged: u64,
+}
+
+/// Decodes a whole index file; total on any bytes (a fuzz target).
+pub(crate) fn decode_index(bytes: &[u8], number: u32) -> Option<IndexFile> {
+    let (head, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+    if check::get_u32(head, 4) != INDEX_MAGIC || !check::is_sealed(head) || check::get_u32(head, 24) != number {
+        return None;
+    }
+    let mut file = IndexFile {
+        nonce: check::get_u64(head, 8),
+        dataset: DatasetSlot(check::get_u64(head, 16)),
+        entries: Vec::with_capacity(rest.len() / ENTRY_BYTES),
+        slots: rest.len().div_ceil(ENTRY_BYTES) as u32,
+        damaged: 0,
+    };
+    for (slot, bytes) in rest.chunks(ENTRY_BYTES).enumerate() {
+        // Shorter: the last entry was cut off while it was written.
+        let Some(bytes) = bytes.as_array::<ENTRY_BYTES>() else { continue };
+        match SegmentEntry::decode(bytes, slot as u32) {
+            Some(entry) if entry.end() * GRANULE_BYTES <= SEGMENT_BYTES_MAX => file.entries.push(entry),
+            Some(_) => file.damaged += 1,
+            None => file.damaged += u64::from(*bytes != [0; ENTRY_BYTES]),
+        }
+    }
+    Some(file)
+}
+
+/// For the fuzz target: decodes an index file and a record header from any bytes.
+pub fn fuzz_decode(bytes: &[u8]) {
+    if let Some(file) = decode_index(bytes, 7) {
+        assert!(file.entries.len() <= bytes.len() / ENTRY_BYTES);
+    }
+    if let Some(head) = bytes.first_chunk::<HEADER_BYTES>() {
+        let _ = RecordHeader::decode(head);
+    }
+    if let Some(record) = bytes.first_chunk::<{ super::table::RECORD_BYTES }>() {
+        let _ = super::table::FileRecord::decode(record, 7);
+    }
+}
+
+/// Where the next record goes.
+struct Tail {
+    granule: u64,
+    slot: u32,
+    /// Records reserved and not yet finished.
+    writers: u32,
+    is_sealed: bool,
+}
+
+pub(crate) struct Segment {
+    pub(crate) number: u32,
+    pub(crate) dataset: DatasetSlot,
+    /// Of this process, never used twice: what its handle is kept under.
+    key: u64,
+    /// Of the file: tells its records from those of an earlier segment of the same number.
+    nonce: u64,
+    tail: Mutex<Tail>,
+    pub(crate) live_objects: AtomicU32,
+    pub(crate) live_bytes: AtomicU64,
+    /// Its part of the tier's used bytes: live ones and dead ones not yet given back.
+    pub(crate) taken_bytes: AtomicU64,
+    pub(crate) first_expiry_seconds: AtomicU32,
+}
+
+impl Segment {
+    /// The next record's granule and slot; `None` when it doesn't fit any more.
+    fn reserve(&self, len: u64, segment_bytes: u64) -> Option<(u32, u32)> {
+        let mut tail = self.tail.lock();
+        if tail.is_sealed {
+            return None;
+        }
+        let start = if len >= ALIGNED_MIN_BYTES {
+            // The header ends where a page begins.
+            (tail.granule * GRANULE_BYTES + GRANULE_BYTES).next_multiple_of(PAGE) / GRANULE_BYTES - 1
+        } else {
+            tail.granule
+        };
+        let end = start + 1 + len.div_ceil(GRANULE_BYTES);
+        if end * GRANULE_BYTES > segment_bytes {
+            return None;
+        }
+        tail.granule = end;
+        tail.writers += 1;
+        tail.slot += 1;
+        Some((start as u32, tail.slot - 1))
+    }
+
+    fn finish(&self) {
+        self.tail.lock().writers -= 1;
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        let tail = self.tail.lock();
+        tail.is_sealed && tail.writers == 0
+    }
+
+    pub(crate) fn note_expiry(&self, admission: Admission) {
+        if let Some(expires) = admission.expires_at_seconds {
+            self.first_expiry_seconds.fetch_min(expires, Relaxed);
+        }
+    }
+}
+
+struct Files {
+    data: File,
+    index: File,
+}
+
+/// What a location in a segment turned out to hold.
+pub(crate) enum RecordRead {
+    Hit,
+    /// A good record of another object that looks alike in the index.
+    Other,
+    /// Not what was written there.
+    Wrong,
+    /// The segment is gone.
+    Gone,
+}
+
+/// Where a record was just written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record {
+    pub number: u32,
+    pub granule: u32,
+}
+
+/// The segments of one tier.
+pub(crate) struct Segments {
+    disk: Disk,
+    root: File,
+    segment_bytes: u64,
+    by_number: RwLock<HashMap<u32, Arc<Segment>>>,
+    /// Which segment of each data set takes new records.
+    active: Mutex<HashMap<DatasetSlot, Arc<Segment>>>,
+    next_number: AtomicU32,
+    next_key: AtomicU64,
+    handles: Handles<Files>,
+}
+
+/// Two files each; segments are few, as they are large.
+const OPEN_SEGMENTS_MAX: usize = 256;
+
+fn path(number: u32, what: &str) -> String {
+    format!("segments/{number:07}.{what}")
+}
+
+impl Segments {
+    pub(crate) fn new(disk: &Disk, root: &File, quota_bytes: u64) -> io::Result<Self> {
+        Ok(Self {
+            disk: disk.clone(),
+            root: root.try_clone()?,
+            segment_bytes: (quota_bytes / 64).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / PAGE * PAGE,
+            by_number: RwLock::default(),
+            active: Mutex::default(),
+            next_number: AtomicU32::new(0),
+            next_key: AtomicU64::new(0),
+            handles: Handles::new(OPEN_SEGMENTS_MAX),
+        })
+    }
+
+    fn files(&self, segment: &Segment) -> io::Result<Arc<Files>> {
+        if let Some(files) = self.handles.get(segment.key) {
+            return Ok(files);
+        }
+        let open = |what| self.disk.open(&self.root, &path(segment.number, what), true);
+        let files = Arc::new(Files { data: open("data")?, index: open("index")? });
+        self.handles.insert(segment.key, files.clone());
+        Ok(files)
+    }
+
+    pub(crate) fn get(&self, number: u32) -> Option<Arc<Segment>> {
+        self.by_number.read().get(&number).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Segment>> {
+        self.by_number.read().values().cloned().collect()
+    }
+
+    fn make(&self, number: u32, nonce: u64, dataset: DatasetSlot, tail: Tail) -> Segment {
+        Segment {
+            number,
+            dataset,
+            key: self.next_key.fetch_add(1, Relaxed),
+            nonce,
+            tail: Mutex::new(tail),
+            live_objects: AtomicU32::new(0),
+            live_bytes: AtomicU64::new(0),
+            taken_bytes: AtomicU64::new(0),
+            first_expiry_seconds: AtomicU32::new(u32::MAX),
+        }
+    }
+
+    fn create(&self, dataset: DatasetSlot) -> io::Result<Arc<Segment>> {
+        let number = loop {
+            let number = self.next_number.fetch_add(1, Relaxed) % SEGMENT_NUMBERS;
+            if !self.by_number.read().contains_key(&number) {
+                break number;
+            }
+        };
+        let nonce = rand::random();
+        let index = self.disk.create(&self.root, &path(number, "index"))?;
+        self.disk.write_at(&index, &encode_index_head(number, nonce, dataset), 0)?;
+        let data = self.disk.create(&self.root, &path(number, "data"))?;
+        let segment = Arc::new(self.make(number, nonce, dataset, Tail { granule: 0, slot: 0, writers: 0, is_sealed: false }));
+        self.handles.insert(segment.key, Arc::new(Files { data, index }));
+        self.by_number.write().insert(number, segment.clone());
+        Ok(segment)
+    }
+
+    /// Reserves a record in the data set's active segment, with a new segment where that one is full.
+    fn reserve(&self, dataset: DatasetSlot, len: u64) -> io::Result<(Arc<Segment>, u32, u32)> {
+        loop {
+            let active = self.active.lock().get(&dataset).cloned();
+            if let Some(segment) = active {
+                if let Some((granule, slot)) = segment.reserve(len, self.segment_bytes) {
+                    return Ok((segment, granule, slot));
+                }
+                self.seal(&segment);
+            }
+            let segment = self.create(dataset)?;
+            let mut active = self.active.lock();
+            if let std::collections::hash_map::Entry::Vacant(vacant) = active.entry(dataset) {
+                vacant.insert(segment);
+            } else {
+                // Another thread was faster: ours goes.
+                drop(active);
+                segment.tail.lock().is_sealed = true;
+                self.take_out(segment.number);
+                self.unlink(&segment)?;
+            }
+        }
+    }
+
+    /// No more records for this segment.
+    pub(crate) fn seal(&self, segment: &Arc<Segment>) {
+        segment.tail.lock().is_sealed = true;
+        let mut active = self.active.lock();
+        if active.get(&segment.dataset).is_some_and(|it| Arc::ptr_eq(it, segment)) {
+            active.remove(&segment.dataset);
+        }
+    }
+
+    /// Writes an object: record first, then its entry; `publish` makes it known before the segment may be rewritten or dropped.
+    /// The caller has charged `record_bytes`.
+    pub(crate) fn append(
+        &self,
+        dataset: DatasetSlot,
+        object: ObjectId,
+        data: &[u8],
+        admission: Admission,
+        publish: impl FnOnce(Record) -> bool,
+    ) -> io::Result<bool> {
+        let (segment, granule, slot) = self.reserve(dataset, data.len() as u64)?;
+        let written = self.write(&segment, SegmentEntry { slot, object, granule, len: data.len() as u32, admission }, data);
+        if written.is_ok() {
+            segment.live_objects.fetch_add(1, Relaxed);
+            segment.live_bytes.fetch_add(record_bytes(data.len() as u64), Relaxed);
+            segment.taken_bytes.fetch_add(record_bytes(data.len() as u64), Relaxed);
+            segment.note_expiry(admission);
+        }
+        let published = written.map(|()| publish(Record { number: segment.number, granule }));
+        segment.finish();
+        published
+    }
+
+    fn write(&self, segment: &Segment, entry: SegmentEntry, data: &[u8]) -> io::Result<()> {
+        let files = self.files(segment)?;
+        let SegmentEntry { slot, object, granule, len, .. } = entry;
+        let header = RecordHeader { nonce: segment.nonce, object, len, data_sum: check::sum(data), slot, granule };
+        self.disk.write_pair_at(&files.data, &header.encode(), data, u64::from(granule) * GRANULE_BYTES)?;
+        self.disk.write_at(&files.index, &entry.encode(), entry_offset(slot))
+    }
+
+    /// Reads and checks `extent` of `object` from the record at `granule`: one system call when the extent is the whole object.
+    pub(crate) fn read(
+        &self,
+        number: u32,
+        granule: u32,
+        object: &ObjectRef,
+        extent: Extent,
+        into: &mut [u8],
+        drop_pages: bool,
+    ) -> io::Result<RecordRead> {
+        let Some(segment) = self.get(number) else { return Ok(RecordRead::Gone) };
+        let files = match self.files(&segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RecordRead::Gone),
+            files => files?,
+        };
+        let offset = u64::from(granule) * GRANULE_BYTES;
+        let mut head = [0; HEADER_BYTES];
+        let outcome = if extent.len() == object.size {
+            let n = self.disk.read_pair_at(&files.data, &mut head, into, offset)?;
+            segment.judge(&head, granule, object, &into[..n.saturating_sub(HEADER_BYTES)])
+        } else {
+            super::with_scratch(object.size as usize, |whole| {
+                let n = self.disk.read_pair_at(&files.data, &mut head, whole, offset)?;
+                let outcome = segment.judge(&head, granule, object, &whole[..n.saturating_sub(HEADER_BYTES)]);
+                into.copy_from_slice(&whole[extent.start() as usize..extent.end() as usize]);
+                io::Result::Ok(outcome)
+            })?
+        };
+        if drop_pages {
+            self.disk.drop_pages(&files.data, offset, object.size + GRANULE_BYTES);
+        }
+        Ok(outcome)
+    }
+
+    /// Whether the record at `granule` is of `object`, by its header alone.
+    pub(crate) fn is_record_of(&self, number: u32, granule: u32, object: ObjectId) -> io::Result<bool> {
+        Ok(self.header(number, granule)?.is_some_and(|header| header.object == object))
+    }
+
+    fn header(&self, number: u32, granule: u32) -> io::Result<Option<RecordHeader>> {
+        let Some(segment) = self.get(number) else { return Ok(None) };
+        let files = self.files(&segment)?;
+        let mut head = [0; HEADER_BYTES];
+        let n = self.disk.read_at(&files.data, &mut head, u64::from(granule) * GRANULE_BYTES)?;
+        let header = if n == HEADER_BYTES { RecordHeader::decode(&head) } else { None };
+        Ok(header.filter(|header| header.nonce == segment.nonce && header.granule == granule))
+    }
+
+    /// What is needed to remove the record at `granule`: from its header, or from the index when the header is damaged.
+    pub(crate) fn entry_at(&self, number: u32, granule: u32) -> io::Result<Option<SegmentEntry>> {
+        let Some(segment) = self.get(number) else { return Ok(None) };
+        if let Ok(Some(header)) = self.header(number, granule) {
+            let files = self.files(&segment)?;
+            let mut bytes = [0; ENTRY_BYTES];
+            let n = self.disk.read_at(&files.index, &mut bytes, entry_offset(header.slot))?;
+            if n == ENTRY_BYTES
+                && let Some(entry) = SegmentEntry::decode(&bytes, header.slot).filter(|entry| entry.granule == granule)
+            {
+                return Ok(Some(entry));
+            }
+        }
+        let index = self.read_index(&segment)?;
+        Ok(index.and_then(|index| index.entries.into_iter().find(|entry| entry.granule == granule)))
+    }
+
+    pub(crate) fn read_index(&self, segment: &Segment) -> io::Result<Option<IndexFile>> {
+        let files = self.files(segment)?;
+        let mut bytes = vec![0; files.index.metadata()?.len() as usize];
+        let n = self.disk.read_at(&files.index, &mut bytes, 0)?;
+        Ok(decode_index(&bytes[..n], segment.number).filter(|index| index.nonce == segment.nonce))
+    }
+
+    /// Forgets one record: its entry first, so that it stays dead, then its pages. The bytes given back to the filesystem.
+    pub(crate) fn kill(&self, number: u32, entry: &SegmentEntry) -> io::Result<u64> {
+        let Some(segment) = self.get(number) else { return Ok(0) };
+        segment.live_objects.fetch_sub(1, Relaxed);
+        segment.live_bytes.fetch_sub(record_bytes(u64::from(entry.len)), Relaxed);
+        let files = self.files(&segment)?;
+        self.disk.write_at(&files.index, &[0; ENTRY_BYTES], entry_offset(entry.slot))?;
+        let start = u64::from(entry.granule) * GRANULE_BYTES;
+        let end = start + GRANULE_BYTES + u64::from(entry.len);
+        let (first, last) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+        if first >= last {
+            return Ok(0);
+        }
+        self.disk.punch(&files.data, first, last - first)?;
+        segment.taken_bytes.fetch_sub(last - first, Relaxed);
+        Ok(last - first)
+    }
+
+    pub(crate) fn rewrite_entry(&self, number: u32, entry: &SegmentEntry) -> io::Result<()> {
+        let Some(segment) = self.get(number) else { return Ok(()) };
+        segment.note_expiry(entry.admission);
+        let files = self.files(&segment)?;
+        self.disk.write_at(&files.index, &entry.encode(), entry_offset(entry.slot))
+    }
+
+    /// The caller who gets it drops it.
+    pub(crate) fn take_out(&self, number: u32) -> Option<Arc<Segment>> {
+        self.by_number.write().remove(&number)
+    }
+
+    /// Removes the files of a segment that was taken out.
+    pub(crate) fn unlink(&self, segment: &Segment) -> io::Result<()> {
+        self.handles.remove(segment.key);
+        // The index first: data without an index is nothing.
+        self.disk.unlink(&self.root, &path(segment.number, "index"))?;
+        self.disk.unlink(&self.root, &path(segment.number, "data"))
+    }
+
+    /// At the start: every segment of the folder with its records. Leftovers and files with a damaged head are removed; `damaged` counts them.
+    pub(crate) fn load(&self, damaged: &mut u64) -> io::Result<Vec<(Arc<Segment>, IndexFile)>> {
+        let folder = rustix::fs::openat(
+            &self.root,
+            "segments",
+            rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
+        let mut numbers = std::collections::BTreeSet::new();
+        for entry in rustix::fs::Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy();
+            if let Some(number) = name.split('.').next().and_then(|stem| stem.parse::<u32>().ok()).filter(|&n| n < SEGMENT_NUMBERS) {
+                numbers.insert(number);
+            }
+        }
+        self.next_number.store(numbers.last().map_or(0, |last| last + 1), Relaxed);
+        let mut loaded = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            match self.load_one(number)? {
+                Some(one) => loaded.push(one),
+                None => {
+                    *damaged += 1;
+                    self.disk.unlink(&self.root, &path(number, "index"))?;
+                    self.disk.unlink(&self.root, &path(number, "data"))?;
+                }
+            }
+        }
+        Ok(loaded)
+    }
+
+    fn load_one(&self, number: u32) -> io::Result<Option<(Arc<Segment>, IndexFile)>> {
+        let open = |what| match self.disk.open(&self.root, &path(number, what), true) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.map(Some),
+        };
+        let (Some(index), Some(data)) = (open("index")?, open("data")?) else { return Ok(None) };
+        let mut bytes = vec![0; index.metadata()?.len() as usize];
+        let n = self.disk.read_at(&index, &mut bytes, 0)?;
+        let Some(file) = decode_index(&bytes[..n], number) else { return Ok(None) };
+        // A crash may leave a record without its entry: the tail goes behind the last entry and writes over it.
+        let granule = file.entries.iter().map(SegmentEntry::end).max().unwrap_or(0);
+        let tail = Tail { granule, slot: file.slots, writers: 0, is_sealed: false };
+        let segment = self.make(number, file.nonce, file.dataset, tail);
+        let live: u64 = file.entries.iter().map(|entry| record_bytes(u64::from(entry.len))).sum();
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&data.metadata()?) * 512;
+        segment.live_objects.store(file.entries.len() as u32, Relaxed);
+        segment.live_bytes.store(live, Relaxed);
+        segment.taken_bytes.store(live.max(blocks), Relaxed);
+        for entry in &file.entries {
+            segment.note_expiry(entry.admission);
+        }
+        let segment = Arc::new(segment);
+        self.handles.insert(segment.key, Arc::new(Files { data, index }));
+        self.by_number.write().insert(number, segment.clone());
+        // The newest of a data set goes on; the others are sealed.
+        let before = self.active.lock().insert(segment.dataset, segment.clone());
+        if let Some(before) = before {
+            before.tail.lock().is_sealed = true;
+        }
+        Ok(Some((segment, file)))
+    }
+
+    /// The idle segment with the most dead bytes, if they are at least half of it.
+    pub(crate) fn emptiest(&self, dead_percent_min: u64) -> Option<Arc<Segment>> {
+        let dead = |segment: &Segment| segment.taken_bytes.load(Relaxed).saturating_sub(segment.live_bytes.load(Relaxed));
+        let candidates = self.by_number.read();
+        let worst = candidates.values().filter(|segment| segment.is_idle()).max_by_key(|segment| dead(segment))?;
+        (dead(worst) * 100 >= worst.taken_bytes.load(Relaxed) * dead_percent_min && dead(worst) > 0).then(|| worst.clone())
+    }
+}
+
+fn entry_offset(slot: u32) -> u64 {
+    HEADER_BYTES as u64 + u64::from(slot) * ENTRY_BYTES as u64
+}
+
+impl Segment {
+    fn judge(&self, head: &[u8; HEADER_BYTES], granule: u32, object: &ObjectRef, data: &[u8]) -> RecordRead {
+        match RecordHeader::decode(head) {
+            Some(header) if header.nonce != self.nonce || header.granule != granule => RecordRead::Wrong,
+            Some(header) if header.object != object.id => RecordRead::Other,
+            Some(header)
+                if u64::from(header.len) == object.size && data.len() as u64 == object.size && check::sum(data) == header.data_sum =>
+            {
+                RecordRead::Hit
+            }
+            _ => RecordRead::Wrong,
+        }
+    }
+}
