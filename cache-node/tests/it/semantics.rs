@@ -17,7 +17,6 @@ use forebay_wire::unit::{ByteSize, Capacity, Percent};
 use crate::memory_source::{MemorySource, pattern};
 
 pub(crate) struct Rig {
-    pub(crate) source: Arc<MemorySource>,
     pub(crate) node: Arc<Node>,
     pub(crate) dataset: Arc<Dataset>,
 }
@@ -47,7 +46,7 @@ pub(crate) async fn serve(source: &Arc<MemorySource>, folder: &Path, rest: &str)
 pub(crate) async fn serve_with(source: &Arc<MemorySource>, config: NodeConfig, rest: &str) -> Rig {
     let node = Node::start(config, Eviction::Hold, tokio::runtime::Handle::current()).unwrap();
     let dataset = node.add_with(spec(rest), Path::new("/nowhere"), vec![source.handle()]).unwrap();
-    Rig { source: source.clone(), node, dataset }
+    Rig { node, dataset }
 }
 
 impl Rig {

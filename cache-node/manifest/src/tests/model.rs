@@ -11,34 +11,34 @@ use crate::{BuildOptions, Builder, EntryKind, Manifest, MountedSource, SourceInd
 
 /// A path in the model, and what is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::manifest) enum Node {
+pub(crate) enum Node {
     Folder,
     File(Row),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::manifest) struct Row {
-    pub(in crate::manifest) source: u16,
-    pub(in crate::manifest) key: Vec<u8>,
-    pub(in crate::manifest) size: u64,
-    pub(in crate::manifest) modified_seconds: i64,
-    pub(in crate::manifest) version: Vec<u8>,
+pub(crate) struct Row {
+    pub(crate) source: u16,
+    pub(crate) key: Vec<u8>,
+    pub(crate) size: u64,
+    pub(crate) modified_seconds: i64,
+    pub(crate) version: Vec<u8>,
 }
 
-pub(in crate::manifest) type Rows = BTreeMap<(u16, Vec<u8>), Row>;
+pub(crate) type Rows = BTreeMap<(u16, Vec<u8>), Row>;
 
 /// Seed of this run: printed, and taken from FOREBAY_SEED.
-pub(in crate::manifest) fn seeded() -> StdRng {
+pub(crate) fn seeded() -> StdRng {
     let seed = std::env::var("FOREBAY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
     eprintln!("FOREBAY_SEED={seed}");
     StdRng::seed_from_u64(seed)
 }
 
-pub(in crate::manifest) fn count(short: usize, long: usize) -> usize {
+pub(crate) fn count(short: usize, long: usize) -> usize {
     if std::env::var_os("FOREBAY_TORTURE").is_some() { long } else { short }
 }
 
-pub(in crate::manifest) fn options(mounts: &[&str], sequence: u64) -> BuildOptions {
+pub(crate) fn options(mounts: &[&str], sequence: u64) -> BuildOptions {
     let sources = mounts
         .iter()
         .enumerate()
@@ -47,7 +47,7 @@ pub(in crate::manifest) fn options(mounts: &[&str], sequence: u64) -> BuildOptio
     BuildOptions { term: 1, sequence, created_seconds: 1_700_000_000, sources }
 }
 
-pub(in crate::manifest) fn build_with(directory: &Path, options: BuildOptions, rows: &Rows, mask: u64) -> Manifest {
+pub(crate) fn build_with(directory: &Path, options: BuildOptions, rows: &Rows, mask: u64) -> Manifest {
     let mut builder = Builder::new(directory, options).unwrap().with_id_mask(mask);
     for row in rows.values() {
         builder.push_row(SourceIndex(row.source), &row.key, row.size, row.modified_seconds, &row.version).unwrap();
@@ -55,18 +55,18 @@ pub(in crate::manifest) fn build_with(directory: &Path, options: BuildOptions, r
     Manifest::open(&builder.finish().unwrap()).unwrap()
 }
 
-pub(in crate::manifest) fn build(directory: &Path, mounts: &[&str], sequence: u64, rows: &Rows) -> Manifest {
+pub(crate) fn build(directory: &Path, mounts: &[&str], sequence: u64, rows: &Rows) -> Manifest {
     build_with(directory, options(mounts, sequence), rows, u64::MAX)
 }
 
 /// Adds a row, or replaces that of the key.
-pub(in crate::manifest) fn put(rows: &mut Rows, source: u16, key: &[u8], size: u64, version: &str) {
+pub(crate) fn put(rows: &mut Rows, source: u16, key: &[u8], size: u64, version: &str) {
     let row = Row { source, key: key.to_vec(), size, modified_seconds: 1_600_000_000 + size as i64 % 977, version: version.into() };
     rows.insert((source, key.to_vec()), row);
 }
 
 /// A key of few letters and many oddities, so that keys collide.
-pub(in crate::manifest) fn random_key(random: &mut StdRng) -> Vec<u8> {
+pub(crate) fn random_key(random: &mut StdRng) -> Vec<u8> {
     const PARTS: [&[u8]; 22] = [
         b"a",
         b"b",
@@ -114,7 +114,7 @@ pub(in crate::manifest) fn random_key(random: &mut StdRng) -> Vec<u8> {
     key
 }
 
-pub(in crate::manifest) fn random_version(random: &mut StdRng) -> String {
+pub(crate) fn random_version(random: &mut StdRng) -> String {
     match random.random_range(0..4) {
         0 => format!("{:032x}-{}", random.random::<u128>(), random.random::<u32>()),
         1 => format!("{}-{}", random.random::<u32>(), random.random::<u16>()),
@@ -122,7 +122,7 @@ pub(in crate::manifest) fn random_version(random: &mut StdRng) -> String {
     }
 }
 
-pub(in crate::manifest) fn random_rows(random: &mut StdRng, sources: u16, count: usize) -> Rows {
+pub(crate) fn random_rows(random: &mut StdRng, sources: u16, count: usize) -> Rows {
     let mut rows = Rows::new();
     for _ in 0..count {
         let size = random.random::<u64>().unbounded_shr(random.random_range(0..80));
@@ -135,7 +135,7 @@ pub(in crate::manifest) fn random_rows(random: &mut StdRng, sources: u16, count:
 }
 
 /// The rules of `key`, with maps. Also how many objects are in no path.
-pub(in crate::manifest) fn model(mounts: &[&str], rows: &Rows) -> (BTreeMap<Vec<u8>, Node>, u64) {
+pub(crate) fn model(mounts: &[&str], rows: &Rows) -> (BTreeMap<Vec<u8>, Node>, u64) {
     let mut unreachable = 0;
     let mut folders: BTreeSet<Vec<u8>> = BTreeSet::new();
     // Best first: of equal paths, plain before odd, then the deeper mount, then the first in key order.
@@ -187,7 +187,7 @@ pub(in crate::manifest) fn model(mounts: &[&str], rows: &Rows) -> (BTreeMap<Vec<
 }
 
 /// Compares every path, every way to reach it, and the counts.
-pub(in crate::manifest) fn check(manifest: &Manifest, mounts: &[&str], rows: &Rows) {
+pub(crate) fn check(manifest: &Manifest, mounts: &[&str], rows: &Rows) {
     let (expected, unreachable) = model(mounts, rows);
     let mut seen = BTreeMap::new();
     let mut ids = BTreeSet::new();
