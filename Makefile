@@ -22,8 +22,8 @@ build: ## debug build of everything
 	$(CARGO) build --workspace --locked
 
 .PHONY: release
-release: ## release build of the node and the bench, cached outside the clone
-	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-node -p forebay-bench
+release: ## release build of the node, the bench and the examples that it measures by, cached outside the clone
+	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-node -p forebay-bench -p forebay-manifest -p forebay-store --bins --examples
 
 .PHONY: test
 test: lint unit readers pjdfstest ## everything a change must pass: fmt, clippy, cargo deny, all tests, tidy, real readers

@@ -30,6 +30,8 @@ pub(crate) struct Comparison {
     pub(crate) samples: Vec<f64>,
     /// Candidate's CPU per unit over control's, median of the pairs.
     pub(crate) cpu_ratio: f64,
+    pub(crate) cpu_spread: f64,
+    pub(crate) cpu_samples: Vec<f64>,
     /// Units per second, median.
     pub(crate) control: f64,
     pub(crate) candidate: f64,
@@ -42,6 +44,8 @@ pub(crate) struct Comparison {
     /// Latencies of the candidate in microseconds, median over the passes; 0 when none were taken.
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    pub(crate) control_p50_us: f64,
+    pub(crate) control_p99_us: f64,
     /// The spread was over a quarter of the median twice: the speed decides nothing, CPU time does.
     pub(crate) noise: bool,
 }
@@ -74,19 +78,24 @@ fn judge(sides: &[(Side, Side)]) -> Comparison {
     let each = |value: &dyn Fn(&(Side, Side)) -> f64| sides.iter().map(value).collect::<Vec<f64>>();
     let cpu_us = |side: &Side| side.cpu.as_secs_f64() * 1e6 / side.pass.units.max(1) as f64;
     let samples = each(&|(a, b)| b.pass.units_per_second() / a.pass.units_per_second());
-    let micros = |share: f64| median(&each(&|(_, b)| b.pass.latency(share).as_secs_f64() * 1e6));
+    let cpu_samples = each(&|(a, b)| cpu_us(b) / cpu_us(a).max(1e-9));
+    let micros = |side: &Side, share: f64| side.pass.latency(share).as_secs_f64() * 1e6;
     Comparison {
         ratio: median(&samples),
         spread: spread(&samples),
-        cpu_ratio: median(&each(&|(a, b)| cpu_us(b) / cpu_us(a).max(1e-9))),
+        cpu_ratio: median(&cpu_samples),
+        cpu_spread: spread(&cpu_samples),
+        cpu_samples,
         control: median(&each(&|(a, _)| a.pass.units_per_second())),
         candidate: median(&each(&|(_, b)| b.pass.units_per_second())),
         control_bytes: median(&each(&|(a, _)| a.pass.bytes_per_second())),
         candidate_bytes: median(&each(&|(_, b)| b.pass.bytes_per_second())),
         control_cpu_us: median(&each(&|(a, _)| cpu_us(a))),
         candidate_cpu_us: median(&each(&|(_, b)| cpu_us(b))),
-        p50_us: micros(0.5),
-        p99_us: micros(0.99),
+        p50_us: median(&each(&|(_, b)| micros(b, 0.5))),
+        p99_us: median(&each(&|(_, b)| micros(b, 0.99))),
+        control_p50_us: median(&each(&|(a, _)| micros(a, 0.5))),
+        control_p99_us: median(&each(&|(a, _)| micros(a, 0.99))),
         noise: spread(&samples) > median(&samples) / 4.0,
         samples,
     }

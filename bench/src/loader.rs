@@ -52,29 +52,40 @@ pub(crate) struct Trial {
     pub(crate) length: Duration,
 }
 
-/// The largest number of accelerators of which each is busy for nine tenths of the time or more. Doubles, then halves the gap.
-/// Where not even one is, the share of the time that one is busy: below 0.9.
-pub(crate) fn fed(model: Model, files: &[(PathBuf, u64)], trial: Trial) -> Result<f64> {
-    let (mut good, mut bad) = (0, None);
-    let mut next = 1;
+/// The largest number of accelerators of which each is busy for nine tenths of the time or more: steps away from `guess` that double, then halves
+/// of the gap, so that a good guess takes two trials. Where not even one is, the share of the time that one is busy: below 0.9.
+pub(crate) fn fed(model: Model, files: &[(PathBuf, u64)], trial: Trial, guess: f64) -> Result<f64> {
     let mut share_of_one = 0.0;
-    while next <= ACCELERATORS_MAX {
-        let share = busy(model, files, next, trial)?;
-        if next == 1 {
+    let good = search(guess as usize, |accelerators| {
+        let share = busy(model, files, accelerators, trial)?;
+        if accelerators == 1 {
             share_of_one = share;
         }
-        if share >= BUSY_MIN {
+        Ok(share >= BUSY_MIN)
+    })?;
+    Ok(if good == 0 { share_of_one } else { good as f64 })
+}
+
+/// The largest number up to `ACCELERATORS_MAX` that `is_good`, if all below a good one are; 0 for none.
+fn search(guess: usize, mut is_good: impl FnMut(usize) -> Result<bool>) -> Result<usize> {
+    let (mut good, mut bad, mut step) = (0, ACCELERATORS_MAX + 1, 1);
+    let mut next = guess.clamp(1, ACCELERATORS_MAX);
+    loop {
+        if is_good(next)? {
             good = next;
         } else {
-            bad = Some(next);
+            bad = next;
         }
-        next = match bad {
-            None => good * 2,
-            Some(bad) if bad - good > 1 => good + (bad - good) / 2,
-            Some(_) => break,
+        if bad - good == 1 {
+            return Ok(good);
+        }
+        next = match (good, bad) {
+            (_, bad) if bad > ACCELERATORS_MAX => (good + step).min(ACCELERATORS_MAX),
+            (0, bad) => bad.saturating_sub(step).max(1),
+            (good, bad) => good + (bad - good) / 2,
         };
+        step *= 2;
     }
-    Ok(if good == 0 { share_of_one } else { good as f64 })
 }
 
 /// The share of the time that `accelerators` compute, all together.
@@ -142,4 +153,25 @@ fn accelerate(batches: &Mutex<mpsc::Receiver<f64>>, compute: Duration, length: D
         }
     }
     computed.as_secs_f64() / begin.elapsed().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_finds_the_last_good_number_from_any_guess() -> Result<()> {
+        for last in [0, 1, 2, 7, 56, 1023, ACCELERATORS_MAX] {
+            for guess in [0, 1, 2, 8, 55, 56, 57, 900, 5000] {
+                assert_eq!(search(guess, |number| Ok(number <= last))?, last, "guess {guess}");
+            }
+        }
+        let mut trials = 0;
+        let found = search(56, |number| {
+            trials += 1;
+            Ok(number <= 56)
+        })?;
+        assert_eq!((found, trials), (56, 2));
+        Ok(())
+    }
 }

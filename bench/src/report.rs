@@ -24,6 +24,12 @@ pub(crate) struct Row {
     /// Distance between the quartiles of `samples`.
     pub(crate) spread: f64,
     pub(crate) samples: Vec<f64>,
+    /// The quartiles are over a quarter of the median apart, twice: CPU time decides, not the speed.
+    #[serde(default)]
+    pub(crate) noise: bool,
+    /// CPU per unit, Forebay's over the control's; where a speed was compared.
+    #[serde(default)]
+    pub(crate) cpu_ratio: Option<f64>,
     /// Resident memory of the daemon after the row, in bytes; of it anonymous.
     pub(crate) resident: u64,
     pub(crate) anonymous: u64,
@@ -31,6 +37,41 @@ pub(crate) struct Row {
     pub(crate) goal: Goal,
     /// What a reader must know beside the number: percentiles, noise.
     pub(crate) note: String,
+}
+
+impl Row {
+    /// What the goal is held against: the ratio, or where that is noise how the CPU time per unit compares.
+    fn deciding(&self) -> f64 {
+        match self.cpu_ratio {
+            Some(cpu_ratio) if self.noise && cpu_ratio > 0.0 => 1.0 / cpu_ratio,
+            Some(_) | None => self.ratio,
+        }
+    }
+
+    fn is_short(&self) -> bool {
+        match self.goal {
+            Goal::AtLeast(value) => self.deciding() < value,
+            Goal::AtMost(value) => self.deciding() > value,
+            Goal::Reported => false,
+        }
+    }
+
+    fn verdict(&self) -> String {
+        let word = match self.goal {
+            Goal::AtLeast(_) if self.is_short() => "**short**",
+            Goal::AtMost(_) if self.is_short() => "**over**",
+            Goal::AtLeast(_) | Goal::AtMost(_) => "reached",
+            Goal::Reported => "",
+        };
+        if self.noise { format!("noise; by CPU ({}) {word}", short(self.deciding())).trim_end().to_owned() } else { word.to_owned() }
+    }
+
+    /// For whoever watches the run.
+    pub(crate) fn line(&self) -> String {
+        let Self { row, forebay, unit, ratio, spread, goal, note, .. } = self;
+        let verdict = self.verdict().replace("**", "");
+        format!("{row}: {} ({} apart), {} {unit}; {}: {verdict}. {note}", short(*ratio), short(*spread), short(*forebay), goal.text())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,14 +89,18 @@ impl Goal {
             Self::Reported => "reported".to_owned(),
         }
     }
-    fn verdict(self, ratio: f64) -> &'static str {
-        match self {
-            Self::AtLeast(value) if ratio < value => "**short**",
-            Self::AtMost(value) if ratio > value => "**over**",
-            Self::AtLeast(_) | Self::AtMost(_) => "reached",
-            Self::Reported => "",
-        }
-    }
+}
+
+/// Begins the part of `benchmarks.md` that people write: a line `- \`row\`: what limits it` for each row that falls short.
+const LIMITS_BEGIN: &str = "## What limits what";
+
+/// Of `rows` those that fall short and have no line of their own below "What limits what".
+pub(crate) fn unexplained(folder: &Path, rows: &[Row]) -> Result<Vec<String>> {
+    let page = folder.join("benchmarks.md");
+    let text = fs::read_to_string(&page).with_context(|| format!("read {}", page.display()))?;
+    let limits = text.split_once(LIMITS_BEGIN).map_or("", |(_, limits)| limits);
+    let is_explained = |row: &Row| limits.lines().any(|line| line.starts_with("- ") && line.contains(&format!("`{}`", row.row)));
+    Ok(rows.iter().filter(|row| row.is_short() && !is_explained(row)).map(|row| row.row.clone()).collect())
 }
 
 /// Joins `rows` with those of earlier runs in `folder` and writes both files.
@@ -84,13 +129,17 @@ pub(crate) fn write(folder: &Path, rows: &[Row]) -> Result<()> {
 fn table(rows: &[Row]) -> String {
     let mut text =
         "| row | control | Forebay | unit | ratio (quartiles apart) | to reach | | note |\n|---|---|---|---|---|---|---|---|\n".to_owned();
-    for Row { row, control, forebay, unit, ratio, spread, samples, resident: _, anonymous: _, commit: _, goal, note } in rows {
-        let (control, forebay, ratio_text) = (short(*control), short(*forebay), short(*ratio));
+    for one in rows {
+        let Row { row, control, forebay, unit, ratio, spread, samples, goal, note, .. } = one;
+        let control_text = if *control == 0.0 { "–".to_owned() } else { short(*control) };
         let spread = if samples.len() > 1 { format!(" ({}, n={})", short(*spread), samples.len()) } else { String::new() };
+        // Without a control the figure itself is held against the goal.
+        let ratio_text = if *control == 0.0 { "–".to_owned() } else { format!("{}{spread}", short(*ratio)) };
         text += &format!(
-            "| {row} | {control} | {forebay} | {unit} | {ratio_text}{spread} | {} | {} | {note} |\n",
+            "| {row} | {control_text} | {} | {unit} | {ratio_text} | {} | {} | {note} |\n",
+            short(*forebay),
             goal.text(),
-            goal.verdict(*ratio)
+            one.verdict()
         );
     }
     text
@@ -125,6 +174,8 @@ mod tests {
             ratio,
             spread: 0.01,
             samples: vec![ratio; 5],
+            noise: false,
+            cpu_ratio: Some(2.0),
             resident: 1,
             anonymous: 1,
             commit: "abc".to_owned(),
@@ -143,6 +194,24 @@ mod tests {
         assert!(!page.contains("**short**"), "{page}");
         let rows: Vec<Row> = serde_json::from_str(&fs::read_to_string(folder.path().join("benchmarks.json"))?)?;
         assert_eq!(rows.iter().map(|row| row.row.as_str()).collect::<Vec<_>>(), ["steady", "walk"]);
+        Ok(())
+    }
+
+    #[test]
+    fn noise_is_decided_by_cpu_time() {
+        let noisy = |ratio: f64| Row { noise: true, ..row("steady", ratio) };
+        assert_eq!(noisy(0.9).verdict(), "noise; by CPU (0.50) **short**");
+        assert_eq!(Row { cpu_ratio: Some(1.25), ..noisy(0.1) }.verdict(), "noise; by CPU (0.80) reached");
+        assert_eq!(row("steady", 0.9).verdict(), "reached");
+    }
+
+    #[test]
+    fn a_row_that_falls_short_asks_for_what_limits_it() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let page = format!("`steady` is named here in vain\n{LIMITS_BEGIN}\n- `walk`, `large`: the disk\n");
+        fs::write(folder.path().join("benchmarks.md"), page)?;
+        let rows = [row("steady", 0.5), row("walk", 0.5), row("random", 0.9)];
+        assert_eq!(unexplained(folder.path(), &rows)?, ["steady"]);
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-pub(crate) use keys::{Keys, Layout};
+pub(crate) use keys::{Keys, Layout, contents};
 
 const PAGE_KEYS_MAX: usize = 1000;
 const FRAME_BYTES: u64 = 64 << 10;

@@ -4,17 +4,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use super::group::Group;
 use crate::measure::{self, Memory};
 use crate::serve;
 
-/// A listing of a million keys from a server on loopback takes less.
-const READY_WITHIN: Duration = Duration::from_secs(180);
-const POLL_EVERY: Duration = Duration::from_millis(20);
+/// A listing of ten million keys from a server on loopback takes less.
+const READY_WITHIN: Duration = Duration::from_secs(300);
+const POLL_FIRST: Duration = Duration::from_millis(20);
+const POLL_LAST: Duration = Duration::from_millis(320);
 
 /// How opens are answered; `Auto` is what a user gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +43,15 @@ pub(crate) struct Node {
     binary: PathBuf,
     folder: PathBuf,
     mounted: bool,
+    /// Where its processes live; `None`: where this one does.
+    group: Option<Arc<Group>>,
 }
 
 impl Node {
     /// Writes the files; nothing runs yet.
     pub(crate) fn new(binary: &Path, folder: &Path, endpoint: &str, bucket: &str, setup: &Setup) -> Result<Self> {
         let Setup { name, sources, serving, capacity_bytes } = setup;
-        let node = Self { binary: binary.to_path_buf(), folder: folder.to_path_buf(), mounted: false };
+        let node = Self { binary: binary.to_path_buf(), folder: folder.to_path_buf(), mounted: false, group: None };
         for part in ["cache", "run", "mount"] {
             let path = folder.join(part);
             fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
@@ -69,6 +74,12 @@ impl Node {
         Ok(node)
     }
 
+    /// Its next mount has its processes in `group`.
+    pub(super) fn inside(mut self, group: Arc<Group>) -> Self {
+        self.group = Some(group);
+        self
+    }
+
     fn dataset_file(&self) -> PathBuf {
         self.folder.join("dataset.yaml")
     }
@@ -83,7 +94,10 @@ impl Node {
     }
 
     fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = match &self.group {
+            Some(group) if verb == "mount" => group.command(&self.binary),
+            Some(_) | None => Command::new(&self.binary),
+        };
         command.arg(verb).stdin(Stdio::null());
         command
             .env("FOREBAY_RUN", self.run_folder())
@@ -94,18 +108,30 @@ impl Node {
 
     /// Mounts, and returns once the list of files is complete.
     pub(crate) fn mount(&mut self) -> Result<()> {
+        self.begin()?;
+        self.wait_listed()
+    }
+
+    /// Mounts; the listing goes on.
+    pub(super) fn begin(&mut self) -> Result<()> {
         let mut command = self.command("mount");
         command.arg(self.dataset_file()).arg(self.mount_point()).arg("--config").arg(self.config_file());
         run(command, "mount")?;
         self.mounted = true;
-        let begin = Instant::now();
+        Ok(())
+    }
+
+    pub(super) fn wait_listed(&self) -> Result<()> {
+        let (begin, mut pause) = (Instant::now(), POLL_FIRST);
         while !self.is_listed()? {
             ensure!(
                 begin.elapsed() < READY_WITHIN,
                 "{}: no manifest within {READY_WITHIN:?}: see `forebay-node status`",
                 self.mount_point().display()
             );
-            std::thread::park_timeout(POLL_EVERY);
+            // Asking starts a process: where the listing takes long, often would be a load of its own.
+            std::thread::park_timeout(pause);
+            pause = (pause * 2).min(POLL_LAST);
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ pub(super) fn epoch(suite: &mut Suite) -> Result<()> {
     let result = compare(
         suite.scale.pairs,
         |epoch| {
-            let pass = get::all(&suite.endpoint, BUCKET, &keys, PARALLEL, epoch)?;
+            let pass = get::all(suite.endpoint()?, BUCKET, &keys, PARALLEL, epoch)?;
             Ok(Side { cpu: pass.cpu, pass })
         },
         |epoch| {
@@ -45,14 +45,14 @@ pub(super) fn epoch(suite: &mut Suite) -> Result<()> {
     )?;
     let note = format!("{PARALLEL} readers against {PARALLEL} GETs");
     suite.row("cold-epoch", "files/s", Goal::AtLeast(0.9), &result, node.memory(), note);
-    let cpu = Figures {
-        control: result.control_cpu_us,
-        forebay: result.candidate_cpu_us,
-        ratio: result.cpu_ratio,
-        spread: 0.0,
-        samples: Vec::new(),
-    };
-    suite.push("cold-epoch-cpu", "us/file", Goal::AtMost(1.5), cpu, node.memory(), "client and daemon, without the server".to_owned());
+    suite.push(
+        "cold-epoch-cpu",
+        "us/file",
+        Goal::AtMost(1.5),
+        Figures::cpu_of(&result),
+        node.memory(),
+        "client and daemon, without the server".to_owned(),
+    );
     node.unmount()
 }
 
@@ -67,7 +67,7 @@ pub(super) fn first_byte(suite: &mut Suite) -> Result<()> {
         // Far apart, so that no read-ahead within a folder has fetched them; the first warms the connection up.
         let step = (files.len() / suite.scale.first_byte_files).max(1);
         let chosen: Vec<_> = keys.iter().step_by(step).cloned().collect();
-        controls.push(millis(&get::first_bytes(&suite.endpoint, BUCKET, &chosen)?[1..]));
+        controls.push(millis(&get::first_bytes(suite.endpoint()?, BUCKET, &chosen)?[1..]));
         let mut waits = Vec::new();
         for (path, _) in files.iter().step_by(step) {
             let begin = Instant::now();
@@ -78,13 +78,8 @@ pub(super) fn first_byte(suite: &mut Suite) -> Result<()> {
         candidates.push(millis(&waits[1..]));
     }
     let later: Vec<f64> = controls.iter().zip(&candidates).map(|(control, candidate)| candidate - control).collect();
-    let figures = Figures {
-        control: median(&controls),
-        forebay: median(&candidates),
-        ratio: median(&later).max(0.001),
-        spread: spread(&later),
-        samples: later,
-    };
+    let figures =
+        Figures { control: median(&controls), forebay: median(&candidates), ratio: median(&later), spread: spread(&later), samples: later };
     suite.push("cold-first-byte", "ms", Goal::AtMost(1.0), figures, node.memory(), "the ratio column is the difference in ms".to_owned());
     node.unmount()
 }
@@ -95,12 +90,12 @@ pub(super) fn source_bytes(suite: &mut Suite) -> Result<()> {
         node.remount_empty()?;
         let files = files_below(&node.mount_point())?;
         let bytes: u64 = files.iter().map(|(_, size)| size).sum();
-        let before = serve::counted(&suite.endpoint)?;
+        let before = serve::counted(suite.endpoint()?)?;
         for epoch in 0..2 {
             workload::drop_pages(&files)?;
             workload::run(&FILES, &node.mount_point(), &files, epoch)?;
         }
-        let after = serve::counted(&suite.endpoint)?;
+        let after = serve::counted(suite.endpoint()?)?;
         let fetched = (after.body_bytes - before.body_bytes) as f64;
         let ratio = fetched / bytes as f64;
         let figures = Figures { control: bytes as f64, forebay: fetched, ratio, spread: 0.0, samples: vec![ratio] };

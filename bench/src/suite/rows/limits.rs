@@ -1,13 +1,13 @@
 //! Caches smaller than the data, and memory smaller than the data.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use super::super::group::Group;
 use super::super::node::Serving;
 use super::super::{Figures, Suite};
 use crate::compare::{Side, compare};
@@ -32,9 +32,9 @@ pub(super) fn hit_ratio(suite: &mut Suite) -> Result<()> {
             let mut hits = Vec::new();
             for epoch in 0..=HIT_EPOCHS {
                 workload::drop_pages(&files)?;
-                let before = serve::counted(&suite.endpoint)?.body_bytes;
+                let before = serve::counted(suite.endpoint()?)?.body_bytes;
                 workload::run(&Workload::Files { threads: 8, order }, &node.mount_point(), &files, epoch)?;
-                let fetched = serve::counted(&suite.endpoint)?.body_bytes - before;
+                let fetched = serve::counted(suite.endpoint()?)?.body_bytes - before;
                 if epoch > 0 {
                     hits.push(1.0 - fetched as f64 / bytes as f64);
                 }
@@ -66,74 +66,35 @@ pub(super) fn memory_limited(suite: &mut Suite) -> Result<()> {
     fs::write("/proc/sys/vm/drop_caches", "3").context("drop the page cache (needs root)")?;
     let mount_point = node.mount_point();
     let pids = node.pids();
-    let result = compare(suite.scale.pairs, |epoch| group.read(&local, epoch, &[]), |epoch| group.read(&mount_point, epoch, &pids))?;
+    let result = compare(
+        suite.scale.pairs,
+        |epoch| read_inside(&group, &local, epoch, &[]),
+        |epoch| read_inside(&group, &mount_point, epoch, &pids),
+    )?;
     let note = format!("8 threads; limit {} MB on reader and daemon, data {} MB", bytes / 2_000_000, bytes / 1_000_000);
     suite.row("memory-limited", "files/s", Goal::Reported, &result, node.memory(), note);
     node.unmount()
 }
 
-/// A memory cgroup that ends with the value; its processes go back to the root first.
-struct Group {
-    folder: PathBuf,
-    root: PathBuf,
-}
-
-impl Group {
-    fn new(limit_bytes: u64) -> Result<Self> {
-        let (v1, v2) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
-        let (root, limit) = if v1.join("cgroup.procs").exists() { (v1, "memory.limit_in_bytes") } else { (v2, "memory.max") };
-        let folder = root.join(format!("forebay-bench-{}", std::process::id()));
-        fs::create_dir_all(&folder).with_context(|| format!("create the cgroup {} (needs root)", folder.display()))?;
-        let group = Self { folder, root: root.to_path_buf() };
-        fs::write(group.folder.join(limit), limit_bytes.to_string())
-            .with_context(|| format!("limit {} to {limit_bytes} bytes", group.folder.display()))?;
-        Ok(group)
+/// One epoch by a process of its own inside the group.
+fn read_inside(group: &Group, folder: &Path, epoch: u64, pids: &[u32]) -> Result<Side> {
+    let before = measure::cpu_of(pids);
+    let mut command = group.command(std::env::current_exe()?);
+    command.arg("read").arg(folder).args(["--workload", "files:8", "--epoch", &epoch.to_string()]);
+    let output = command.output()?;
+    if !output.status.success() {
+        bail!("read {} under the limit: {}: {}", folder.display(), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
-
-    fn take(&self, pid: u32) -> Result<()> {
-        fs::write(self.folder.join("cgroup.procs"), pid.to_string())
-            .with_context(|| format!("put process {pid} into {}", self.folder.display()))
-    }
-
-    /// One epoch by a process of its own inside the group.
-    fn read(&self, folder: &Path, epoch: u64, pids: &[u32]) -> Result<Side> {
-        let before = measure::cpu_of(pids);
-        // The shell joins the group before it becomes the reader, so that no page is charged elsewhere.
-        let output = Command::new("sh")
-            .arg("-c")
-            .arg("echo $$ > \"$1/cgroup.procs\" && exec \"$2\" read \"$3\" --workload files:8 --epoch \"$4\"")
-            .arg("sh")
-            .arg(&self.folder)
-            .arg(std::env::current_exe()?)
-            .arg(folder)
-            .arg(epoch.to_string())
-            .output()?;
-        if !output.status.success() {
-            bail!("read {} under the limit: {}: {}", folder.display(), output.status, String::from_utf8_lossy(&output.stderr).trim());
-        }
-        let told: Value = serde_json::from_slice(&output.stdout).context("read the reader's JSON")?;
-        let number = |name: &str| told[name].as_f64().with_context(|| format!("the reader's JSON has `{name}`"));
-        let cpu = Duration::from_secs_f64(number("cpu_seconds")?);
-        let pass = Pass {
-            units: number("units")? as u64,
-            bytes: number("bytes")? as u64,
-            elapsed: Duration::from_secs_f64(number("seconds")?),
-            cpu,
-            latencies: Vec::new(),
-        };
-        ensure!(pass.units > 0, "{} holds no file", folder.display());
-        Ok(Side { cpu: cpu + measure::cpu_of(pids).saturating_sub(before), pass })
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let pids = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
-        for pid in pids.lines() {
-            let _ = fs::write(self.root.join("cgroup.procs"), pid);
-        }
-        if let Err(error) = fs::remove_dir(&self.folder) {
-            tracing::warn!(%error, folder = %self.folder.display(), "the cgroup stays");
-        }
-    }
+    let told: Value = serde_json::from_slice(&output.stdout).context("read the reader's JSON")?;
+    let number = |name: &str| told[name].as_f64().with_context(|| format!("the reader's JSON has `{name}`"));
+    let cpu = Duration::from_secs_f64(number("cpu_seconds")?);
+    let pass = Pass {
+        units: number("units")? as u64,
+        bytes: number("bytes")? as u64,
+        elapsed: Duration::from_secs_f64(number("seconds")?),
+        cpu,
+        latencies: Vec::new(),
+    };
+    ensure!(pass.units > 0, "{} holds no file", folder.display());
+    Ok(Side { cpu: cpu + measure::cpu_of(pids).saturating_sub(before), pass })
 }

@@ -46,11 +46,6 @@ fn against(suite: &Suite, node: &mut Node, prefix: &str, below: &str, workload: 
     )
 }
 
-/// The CPU side of a comparison as figures of its own: microseconds per file.
-fn cpu_figures(of: &Comparison) -> Figures {
-    Figures { control: of.control_cpu_us, forebay: of.candidate_cpu_us, ratio: of.cpu_ratio, spread: 0.0, samples: Vec::new() }
-}
-
 pub(super) fn steady(suite: &mut Suite) -> Result<()> {
     let mut node = suite.warm(&suite.setup("small", &["small"]))?;
     // A second pass in the same mount: what became complete in the first is looked up again, and the pages are there.
@@ -60,7 +55,7 @@ pub(super) fn steady(suite: &mut Suite) -> Result<()> {
         let result = against(suite, &mut node, "small", "", &workload, Before::Keep)?;
         suite.row(name, "files/s", Goal::AtLeast(0.7), &result, node.memory(), String::new());
         if workload == FILES_8 {
-            suite.push("steady-cpu", "us/file", Goal::AtMost(1.5), cpu_figures(&result), node.memory(), "client and daemon".to_owned());
+            suite.push("steady-cpu", "us/file", Goal::AtMost(1.5), Figures::cpu_of(&result), node.memory(), "client and daemon".to_owned());
         }
     }
     node.unmount()
@@ -70,7 +65,14 @@ pub(super) fn fresh(suite: &mut Suite) -> Result<()> {
     let mut node = suite.warm(&suite.setup("small", &["small"]))?;
     let result = against(suite, &mut node, "small", "", &FILES_8, Before::Remount)?;
     suite.row("store-warm-fresh", "files/s", Goal::AtLeast(0.2), &result, node.memory(), "8 threads".to_owned());
-    suite.push("store-warm-fresh-cpu", "us/file", Goal::AtMost(4.0), cpu_figures(&result), node.memory(), "client and daemon".to_owned());
+    suite.push(
+        "store-warm-fresh-cpu",
+        "us/file",
+        Goal::AtMost(4.0),
+        Figures::cpu_of(&result),
+        node.memory(),
+        "client and daemon".to_owned(),
+    );
     node.unmount()
 }
 
@@ -82,7 +84,14 @@ pub(super) fn later(suite: &mut Suite) -> Result<()> {
     workload::run(&FILES_8, &node.mount_point(), &files, 1)?;
     let result = against(suite, &mut node, "small", "", &FILES_8, Before::DropPages)?;
     suite.row("store-warm-later", "files/s", Goal::AtLeast(0.35), &result, node.memory(), "8 threads, serving: Open".to_owned());
-    suite.push("store-warm-later-cpu", "us/file", Goal::AtMost(4.0), cpu_figures(&result), node.memory(), "client and daemon".to_owned());
+    suite.push(
+        "store-warm-later-cpu",
+        "us/file",
+        Goal::AtMost(4.0),
+        Figures::cpu_of(&result),
+        node.memory(),
+        "client and daemon".to_owned(),
+    );
     node.unmount()
 }
 
@@ -124,7 +133,9 @@ pub(super) fn random(suite: &mut Suite) -> Result<()> {
         for threads in [1, 8, 64] {
             let workload = Workload::Random { block, threads, reads };
             let result = against(suite, &mut node, "large", "", &workload, Before::DropPages)?;
-            let note = format!("p50 {:.0} us, p99 {:.0} us, store-warm", result.p50_us, result.p99_us);
+            let Comparison { p50_us, p99_us, control_p50_us, control_p99_us, .. } = result;
+            let note =
+                format!("p50 {p50_us:.0} us (local {control_p50_us:.0}), p99 {p99_us:.0} us (local {control_p99_us:.0}), store-warm");
             suite.row(&format!("random-{block_name}-threads-{threads}"), "reads/s", Goal::AtLeast(0.8), &result, node.memory(), note);
         }
     }
@@ -159,11 +170,15 @@ pub(super) fn accelerators(suite: &mut Suite) -> Result<()> {
     for (name, prefix, model) in [("accelerators-resnet50", "small", Model::ResNet50), ("accelerators-unet3d", "large", Model::UNet3d)] {
         let mut node = suite.warm(&suite.setup(prefix, &[prefix]))?;
         let (local, mounted) = (files_below(&suite.local(prefix))?, files_below(&node.mount_point())?);
-        loader::fed(model, &mounted, trial)?;
+        // The warm-up; what it found is where the searches that count begin.
+        let mut control = loader::fed(model, &local, trial, 1.0)?;
+        let mut candidate = loader::fed(model, &mounted, trial, 1.0)?;
         let (mut controls, mut candidates) = (Vec::new(), Vec::new());
         for _ in 0..suite.scale.searches {
-            controls.push(loader::fed(model, &local, trial)?);
-            candidates.push(loader::fed(model, &mounted, trial)?);
+            control = loader::fed(model, &local, trial, control)?;
+            candidate = loader::fed(model, &mounted, trial, candidate)?;
+            controls.push(control);
+            candidates.push(candidate);
         }
         let samples: Vec<f64> = controls.iter().zip(&candidates).map(|(control, candidate)| candidate / control.max(1e-3)).collect();
         let figures = Figures {
