@@ -55,6 +55,12 @@ say "check this machine"
 [ "$(id -u)" = 0 ] || { echo "the demo installs packages and mounts: run it as root" >"$home/step.log"; false; }
 [ -c /dev/fuse ] || { echo "there is no /dev/fuse: modprobe fuse, or give the container --device /dev/fuse" >"$home/step.log"; false; }
 command -v apt-get >/dev/null || { echo "the demo takes its images and its PNG decoder from Debian packages: apt-get is missing" >"$home/step.log"; false; }
+# The cache below keeps 2 % of the disk free; on a fuller one it would keep nothing, and every epoch would be a cold one.
+free=$(df --output=avail -k "$home" | tail -n 1)
+[ "$free" -gt $(($(df --output=size -k "$home" | tail -n 1) / 40 + 3000000)) ] || {
+    echo "the disk of $home has $((free / 1000000)) GB free: the demo takes 3 GB and leaves 2 % of the disk alone; make room, or set XDG_CACHE_HOME" >"$home/step.log"
+    false
+}
 stop
 
 say "install openclipart-png (131 MB) and Pillow"
@@ -102,7 +108,7 @@ cat >"$home/node.yaml" <<YAML
 apiVersion: forebay.dev/v1alpha1
 kind: NodeConfig
 tiers:
-  - { path: "$home/cache", capacity: 50%, keepFreePercent: 5 }
+  - { path: "$home/cache", capacity: 50%, keepFreePercent: 2 }
 YAML
 quiet "$node" mount "$home/dataset.yaml" "$mount" --config "$home/node.yaml"
 

@@ -91,7 +91,7 @@ impl Goal {
     }
 }
 
-/// Begins the part of `benchmarks.md` that people write: a line `- \`row\`: what limits it` for each row that falls short.
+/// Begins the part of `benchmarks.md` that people write: a line `- `row`: what limits it` for each row that falls short.
 const LIMITS_BEGIN: &str = "## What limits what";
 
 /// Of `rows` those that fall short and have no line of their own below "What limits what".

@@ -16,6 +16,7 @@ use crate::serve;
 
 /// A listing of ten million keys from a server on loopback takes less.
 const READY_WITHIN: Duration = Duration::from_secs(300);
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 const POLL_FIRST: Duration = Duration::from_millis(20);
 const POLL_LAST: Duration = Duration::from_millis(320);
 
@@ -142,7 +143,27 @@ impl Node {
             command.arg(self.mount_point());
             run(command, "unmount")?;
             self.mounted = false;
+            self.wait_gone()?;
         }
+        Ok(())
+    }
+
+    /// `unmount` answers when the mount is gone; one that answers earlier is told, and doesn't cost the rows that follow.
+    fn wait_gone(&self) -> Result<()> {
+        let place = self.mount_point();
+        let is_there = || -> Result<bool> {
+            let mounts = fs::read_to_string("/proc/mounts").context("read /proc/mounts")?;
+            Ok(mounts.lines().filter_map(|line| line.split(' ').nth(1)).any(|at| Path::new(at) == place))
+        };
+        let begin = Instant::now();
+        if !is_there()? {
+            return Ok(());
+        }
+        while is_there()? {
+            ensure!(begin.elapsed() < GONE_WITHIN, "{} is still mounted {GONE_WITHIN:?} after `unmount` answered", place.display());
+            std::thread::park_timeout(POLL_FIRST);
+        }
+        eprintln!("   {} was still mounted for {:?} after `unmount` had answered", place.display(), begin.elapsed());
         Ok(())
     }
 

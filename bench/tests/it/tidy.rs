@@ -48,6 +48,11 @@ fn files() -> Vec<File> {
     found
 }
 
+/// A check whose page isn't there has checked nothing.
+fn found<'a>(files: &'a [File], path: &str) -> &'a File {
+    files.iter().find(|file| file.path == path).unwrap_or_else(|| panic!("{path} is not there: write it, or drop the check of it"))
+}
+
 fn is_test(path: &str) -> bool {
     path.contains("/tests/") || path.ends_with("tests.rs") || path.contains("/benches/") || path.starts_with("fuzz/")
 }
@@ -129,7 +134,7 @@ fn tidy_links_lead_somewhere() {
 #[test]
 fn tidy_each_rule_has_a_test() {
     let files = files();
-    let Some(semantics) = files.iter().find(|file| file.path == "SEMANTICS.md") else { return };
+    let semantics = found(&files, "SEMANTICS.md");
     let mut rules = BTreeMap::new();
     for (at, line) in semantics.text.lines().enumerate() {
         // A rule is defined where its number opens a line: `**S-07**`, `### S-07`, `- S-07` or `| S-07 |`.
@@ -168,7 +173,7 @@ fn tidy_metrics_are_documented() {
             pieces.map(|piece| piece.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_' || c.is_ascii_digit()).collect::<String>());
         rests.map(|rest| format!("forebay_{rest}")).collect()
     };
-    let Some(page) = files.iter().find(|file| file.path == "docs/metrics.md") else { return };
+    let page = found(&files, "docs/metrics.md");
     let documented = named(&page.text, "`");
     let mut complaints = Vec::new();
     let mut emitted = BTreeSet::new();
@@ -179,5 +184,48 @@ fn tidy_metrics_are_documented() {
     complaints.extend(
         documented.difference(&emitted).map(|name| format!("docs/metrics.md: `{name}` is not in cache-node/src/metrics.rs: drop the row")),
     );
+    fail_with(&complaints);
+}
+
+/// A row of the table that falls short has a line below "What limits what" in docs/benchmarks.md. There is no such row before a run.
+#[test]
+fn tidy_what_falls_short_is_explained() {
+    let files = files();
+    let page = &found(&files, "docs/benchmarks.md").text;
+    let (table, limits) = page.split_once("## What limits what").unwrap();
+    let is_short = |line: &&str| line.starts_with("| ") && (line.contains("**short**") || line.contains("**over**"));
+    let short = table.lines().filter(is_short).filter_map(|line| line.split('|').nth(1)).map(str::trim);
+    let is_explained = |row: &str| limits.lines().any(|line| line.starts_with("- ") && line.contains(&format!("`{row}`")));
+    let complaints: Vec<String> = short
+        .filter(|row| !is_explained(row))
+        .map(|row| format!("docs/benchmarks.md: {row} falls short: write a line `- `{row}`: ...` below \"What limits what\""))
+        .collect();
+    fail_with(&complaints);
+}
+
+/// Each `make` target that a page names is there, and so is each script that a target runs.
+#[test]
+fn tidy_commands_of_the_pages_exist() {
+    let files = files();
+    let makefile = &found(&files, "Makefile").text;
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '-';
+    let mut complaints = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".md")) {
+        for (at, line) in file.text.lines().enumerate() {
+            // As a command: at the beginning of a line, or in backticks.
+            let commands = line.split('`').filter_map(|piece| piece.strip_prefix("make "));
+            for command in commands.chain(line.strip_prefix("make ")) {
+                let target: String = command.chars().take_while(|c| is_name(*c)).collect();
+                if !target.is_empty() && !makefile.contains(&format!("\n{target}:")) {
+                    complaints.push(format!("{}:{}: there is no `make {target}`", file.path, at + 1));
+                }
+            }
+        }
+    }
+    for script in makefile.split_whitespace().filter(|word| word.starts_with("bench/") && word.ends_with(".sh")) {
+        if !files.iter().any(|file| file.path == script) {
+            complaints.push(format!("Makefile: {script} is not there"));
+        }
+    }
     fail_with(&complaints);
 }
