@@ -54,7 +54,7 @@ fn found<'a>(files: &'a [File], path: &str) -> &'a File {
 }
 
 fn is_test(path: &str) -> bool {
-    path.contains("/tests/") || path.ends_with("tests.rs") || path.contains("/benches/") || path.starts_with("fuzz/")
+    path.contains("/tests/") || path.ends_with("tests.rs") || path.contains("/examples/") || path.starts_with("fuzz/")
 }
 
 fn fail_with(complaints: &[String]) {
@@ -171,7 +171,7 @@ fn tidy_metrics_are_documented() {
         let pieces = text.split(marker.as_str()).skip(1);
         let rests =
             pieces.map(|piece| piece.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_' || c.is_ascii_digit()).collect::<String>());
-        rests.map(|rest| format!("forebay_{rest}")).collect()
+        rests.filter(|rest| !rest.is_empty()).map(|rest| format!("forebay_{rest}")).collect()
     };
     let page = found(&files, "docs/metrics.md");
     let documented = named(&page.text, "`");
