@@ -16,11 +16,13 @@ pub mod key;
 pub mod listing;
 mod pages;
 pub mod removed;
+mod search;
 mod spill;
 #[cfg(test)]
 mod tests;
 pub mod version;
 pub mod view;
+mod walk;
 
 use std::path::PathBuf;
 
@@ -33,7 +35,8 @@ pub use diff::{Change, What, diff};
 pub use format::reseal;
 pub use id::{ContentId, PathHash, directory_id, file_id};
 pub use removed::{RemovedEntry, RemovedList};
-pub use view::{Entries, Manifest, ManifestObject};
+pub use view::{Manifest, ManifestObject};
+pub use walk::Entries;
 
 /// Number of a folder in one manifest. Means nothing in another manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -8,12 +8,13 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::format::{
-    Body, DIRECTORY_BYTES, DirectoryRecord, FileBody, GROUP_ENTRIES, GroupDecoder, GroupRow, Header, NO_ENTRY, Record, SALT_BYTES,
-    SectionKind, bucket_of, buckets, fingerprint_of, head_of, u32_at, u64_at,
+    Body, DIRECTORY_BYTES, DirectoryRecord, FileBody, GROUP_ENTRIES, GroupDecoder, GroupRow, Header, NO_ENTRY, SALT_BYTES, SectionKind,
+    bucket_of, buckets, fingerprint_of, u32_at, u64_at,
 };
 use super::id::{PathHash, Salt, salted_directory_id, salted_file_id};
-use super::key::{DEPTH_MAX, NAME_BYTES_MAX};
+use super::key::DEPTH_MAX;
 use super::pages::Pages;
+use super::walk::{Entries, Name};
 use super::{ContentId, Directory, DirectoryIndex, Entry, EntryIndex, EntryKind, Found, FoundKind, ManifestError, SourceIndex, Summary};
 use super::{MountedSource, Problems};
 use forebay_source::{Key, Version};
@@ -24,8 +25,8 @@ const ANCESTORS_MAX: usize = 2 * DEPTH_MAX + 1;
 
 /// Send + Sync; use it behind an `Arc`. All methods read the mapping: they wait for the disk when its pages aren't in memory.
 pub struct Manifest {
-    pages: Pages,
-    header: Header,
+    pub(super) pages: Pages,
+    pub(super) header: Header,
     summary: Summary,
 }
 
@@ -302,7 +303,7 @@ impl Manifest {
         Ok(body)
     }
 
-    fn found(
+    pub(super) fn found(
         &self,
         directory: DirectoryIndex,
         folder: &DirectoryRecord,
@@ -324,75 +325,6 @@ impl Manifest {
         Ok(Found { index: EntryIndex(index), directory, id, kind })
     }
 
-    /// The entry `name` of the folder. Compares through front coding: only what a name doesn't share with the one before is looked at.
-    fn search(&self, folder: &DirectoryRecord, name: &[u8]) -> Result<Option<(u32, Body<'_>)>, ManifestError> {
-        let (first, after) = (folder.first, folder.first.saturating_add(folder.count));
-        if first == after || name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Ok(None);
-        }
-        let (mut low, mut high) = self.search_heads(folder, head_of(name, folder.shared as usize))?;
-        // The last group, wholly or partly of this folder, whose first name isn't above `name`; the first group if there is none.
-        while low < high {
-            let middle = low + (high - low).div_ceil(2);
-            let head = self.group(middle)?.next().ok_or_else(|| self.damaged_entry(middle * GROUP_ENTRIES))?;
-            if head.suffix <= name { low = middle } else { high = middle - 1 }
-        }
-        let mut group = self.group(low)?;
-        let start = low * GROUP_ENTRIES;
-        let mut before = Name::default();
-        // How many bytes of `name` the record before shares with it; it is below `name`.
-        let mut matched = 0;
-        for index in start..after.min(start + GROUP_ENTRIES) {
-            let record = group.next().ok_or_else(|| self.damaged_entry(index))?;
-            if index < first {
-                before.apply(&record);
-                continue;
-            }
-            if index == first && index > start {
-                // The names before are of another folder: begin anew with this whole name.
-                before.apply(&record);
-                match compare(before.get(), name) {
-                    Compared::Equal => return Ok(Some((index, record.body))),
-                    Compared::Above => return Ok(None),
-                    Compared::Below(shared) => matched = shared,
-                }
-                continue;
-            }
-            if record.shared > matched {
-                continue;
-            }
-            if record.shared < matched {
-                return Ok(None);
-            }
-            match compare(record.suffix, &name[matched..]) {
-                Compared::Equal => return Ok(Some((index, record.body))),
-                Compared::Above => return Ok(None),
-                Compared::Below(shared) => matched += shared,
-            }
-        }
-        Ok(None)
-    }
-
-    /// The groups between which the name with this head must be: from the last with a head below it (or the folder's first) to the last
-    /// with a head that isn't above it.
-    fn search_heads(&self, folder: &DirectoryRecord, head: u32) -> Result<(u32, u32), ManifestError> {
-        let (start, end) = (folder.first / GROUP_ENTRIES, (folder.first + (folder.count - 1)) / GROUP_ENTRIES);
-        // The first group may begin in another folder: its head doesn't count.
-        let below = self.last_group(start, end, |other| other < head)?;
-        Ok((below, self.last_group(below, end, |other| other <= head)?))
-    }
-
-    /// The last group in `(low, high]` whose head `is_before`, or `low`. Row by row: the rows of a folder of millions are many pages.
-    fn last_group(&self, mut low: u32, mut high: u32, is_before: impl Fn(u32) -> bool) -> Result<u32, ManifestError> {
-        while low < high {
-            let middle = low + (high - low).div_ceil(2);
-            let at = self.header.section(SectionKind::Groups).offset + GroupRow::BYTES * u64::from(middle);
-            let row = u64_at(self.pages.get(at, GroupRow::BYTES)?, 0).ok_or_else(|| self.pages.damaged(at))?;
-            if is_before(GroupRow::decode(row).head) { low = middle } else { high = middle - 1 }
-        }
-        Ok(low)
-    }
-
     /// The folder that holds an entry: the last whose first entry isn't above it, as folders lie in the order of their entries.
     fn folder_of(&self, entry: u32) -> Result<(u32, DirectoryRecord), ManifestError> {
         if u64::from(entry) >= self.header.entries {
@@ -408,7 +340,7 @@ impl Manifest {
         Ok((low, self.directory_record(low)?))
     }
 
-    fn directory_record(&self, index: u32) -> Result<DirectoryRecord, ManifestError> {
+    pub(super) fn directory_record(&self, index: u32) -> Result<DirectoryRecord, ManifestError> {
         if u64::from(index) >= self.header.directories {
             return Err(self.out_of_range("directory", index));
         }
@@ -420,7 +352,7 @@ impl Manifest {
         Ok(record)
     }
 
-    fn group(&self, number: u32) -> Result<GroupDecoder<'_>, ManifestError> {
+    pub(super) fn group(&self, number: u32) -> Result<GroupDecoder<'_>, ManifestError> {
         let at = self.header.section(SectionKind::Groups).offset + 8 * u64::from(number);
         let bounds = self.pages.get(at, 16)?;
         let section = self.header.section(SectionKind::Entries);
@@ -444,28 +376,13 @@ impl Manifest {
         Ok(Salt { number, mask })
     }
 
-    fn walk(&self, directory: DirectoryIndex, from: u32) -> Result<Walker<'_>, ManifestError> {
-        let folder = self.directory_record(directory.0)?;
-        let next = folder.first + from.min(folder.count);
-        let mut walker =
-            Walker { manifest: self, directory, folder, group: None, next, name: Name::default(), index: 0, body: Body::Directory(0) };
-        if next < folder.first + folder.count {
-            let mut group = self.group(next / GROUP_ENTRIES)?;
-            for _ in 0..next % GROUP_ENTRIES {
-                walker.name.apply(&group.next().ok_or_else(|| self.damaged_entry(next))?);
-            }
-            walker.group = Some(group);
-        }
-        Ok(walker)
-    }
-
     #[cold]
     fn out_of_range(&self, what: &'static str, number: u32) -> ManifestError {
         ManifestError::OutOfRange { path: self.pages.path().to_owned(), what, number }
     }
 
     #[cold]
-    fn damaged_entry(&self, entry: u32) -> ManifestError {
+    pub(super) fn damaged_entry(&self, entry: u32) -> ManifestError {
         self.pages.damaged(self.header.section(SectionKind::Groups).offset + 8 * u64::from(entry / GROUP_ENTRIES))
     }
 
@@ -480,7 +397,7 @@ impl Manifest {
     }
 }
 
-fn entry_of(found: Found, name: &[u8], body: &Body<'_>) -> Entry {
+pub(super) fn entry_of(found: Found, name: &[u8], body: &Body<'_>) -> Entry {
     let kind = match (found.kind, body) {
         (FoundKind::File { size, modified_seconds }, Body::File(file)) => {
             EntryKind::File { size, modified_seconds, version: file.version.to_version() }
@@ -489,104 +406,4 @@ fn entry_of(found: Found, name: &[u8], body: &Body<'_>) -> Entry {
         (FoundKind::File { .. }, Body::Directory(_)) => unreachable!("`found` copies the kind of the body"),
     };
     Entry { index: found.index, directory: found.directory, name: name.to_vec(), id: found.id, kind }
-}
-
-enum Compared {
-    /// And so many first bytes are the same.
-    Below(usize),
-    Equal,
-    Above,
-}
-
-fn compare(left: &[u8], right: &[u8]) -> Compared {
-    match left.iter().zip(right).position(|(left, right)| left != right) {
-        Some(at) if left[at] < right[at] => Compared::Below(at),
-        Some(_) => Compared::Above,
-        None if left.len() == right.len() => Compared::Equal,
-        None if left.len() < right.len() => Compared::Below(left.len()),
-        None => Compared::Above,
-    }
-}
-
-/// A name put together from records in order.
-struct Name {
-    bytes: [u8; NAME_BYTES_MAX],
-    len: usize,
-}
-
-impl Default for Name {
-    fn default() -> Self {
-        Self { bytes: [0; NAME_BYTES_MAX], len: 0 }
-    }
-}
-
-impl Name {
-    fn get(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    /// The decoder has checked that both parts fit.
-    #[inline]
-    fn apply(&mut self, record: &Record<'_>) {
-        self.len = record.shared + record.suffix.len();
-        self.bytes[record.shared..self.len].copy_from_slice(record.suffix);
-    }
-}
-
-/// Goes through a folder in name order, its name and body in place.
-pub(super) struct Walker<'a> {
-    manifest: &'a Manifest,
-    pub(super) directory: DirectoryIndex,
-    folder: DirectoryRecord,
-    group: Option<GroupDecoder<'a>>,
-    next: u32,
-    name: Name,
-    /// Of the current entry, after `advance` said `true`.
-    index: u32,
-    body: Body<'a>,
-}
-
-impl Walker<'_> {
-    /// To the next entry; `false` at the end.
-    fn advance(&mut self) -> Result<bool, ManifestError> {
-        if self.next - self.folder.first >= self.folder.count {
-            return Ok(false);
-        }
-        if self.next.is_multiple_of(GROUP_ENTRIES) || self.group.is_none() {
-            self.group = Some(self.manifest.group(self.next / GROUP_ENTRIES)?);
-        }
-        let record = self.group.as_mut().and_then(GroupDecoder::next).ok_or_else(|| self.manifest.damaged_entry(self.next))?;
-        self.name.apply(&record);
-        (self.index, self.body) = (self.next, record.body);
-        self.next += 1;
-        Ok(true)
-    }
-}
-
-/// Yields the entries of a folder; after an error nothing more.
-pub struct Entries<'a> {
-    walker: Option<Result<Walker<'a>, ManifestError>>,
-}
-
-impl Iterator for Entries<'_> {
-    type Item = Result<Entry, ManifestError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut walker = match self.walker.take()? {
-            Ok(walker) => walker,
-            Err(error) => return Some(Err(error)),
-        };
-        match walker.advance() {
-            Ok(false) => None,
-            Err(error) => Some(Err(error)),
-            Ok(true) => {
-                let found = walker.manifest.found(walker.directory, &walker.folder, walker.index, walker.name.get(), &walker.body);
-                let entry = found.map(|found| entry_of(found, walker.name.get(), &walker.body));
-                if entry.is_ok() {
-                    self.walker = Some(Ok(walker));
-                }
-                Some(entry)
-            }
-        }
-    }
 }
