@@ -22,7 +22,7 @@ use super::id::{PathHash, Salt, salted_directory_id, salted_file_id};
 use super::index::IndexBuilder;
 use super::key::{self, Problem};
 use super::spill::{SectionWriter, SortedRows, Sorter, Spill, SpillRows, unnamed_file};
-use super::{MountedSource, Problems};
+use super::{LARGE_FILE_BYTES, MountedSource, Problems};
 
 /// Of one open folder, down to `SHALLOW_LEVELS`; below, where hundreds can be open, less.
 const FOLDER_BYTES_MAX: usize = 1 << 20;
@@ -82,6 +82,7 @@ struct Output<'a> {
     count: u32,
     files: u64,
     bytes: u64,
+    large_bytes: u64,
     record: Vec<u8>,
     /// Of the entry before, within its group.
     name: Vec<u8>,
@@ -97,6 +98,7 @@ pub(super) struct Assembled {
     pub(super) count: u32,
     pub(super) files: u64,
     pub(super) bytes: u64,
+    pub(super) large_bytes: u64,
     pub(super) digest: u64,
     pub(super) problems: Problems,
 }
@@ -112,6 +114,7 @@ impl<'a> Assembler<'a> {
             count: 0,
             files: 0,
             bytes: 0,
+            large_bytes: 0,
             record: Vec::new(),
             name: Vec::new(),
             modified_seconds: 0,
@@ -214,7 +217,7 @@ impl<'a> Assembler<'a> {
         while self.depth > 0 {
             self.close_folder()?;
         }
-        let Output { mut entries, mut groups, directories, index, count, files, bytes, .. } = self.output;
+        let Output { mut entries, mut groups, directories, index, count, files, bytes, large_bytes, .. } = self.output;
         let entries_bytes = entries.position() - PAGE_BYTES;
         groups.write(&GroupRow { offset: entries_bytes, head: 0 }.encode())?;
         entries.flush()?;
@@ -228,6 +231,7 @@ impl<'a> Assembler<'a> {
             count,
             files,
             bytes,
+            large_bytes,
             digest,
             problems: self.problems,
         })
@@ -326,6 +330,9 @@ impl Emission<'_, '_> {
         self.output.modified_seconds = file.modified_seconds;
         self.output.files += 1;
         self.output.bytes = self.output.bytes.saturating_add(file.size);
+        if file.size > LARGE_FILE_BYTES {
+            self.output.large_bytes = self.output.large_bytes.saturating_add(file.size);
+        }
         self.output.end_record(name, id)
     }
 

@@ -199,7 +199,7 @@ impl Builder {
     }
 
     fn write_sections(&self, file: &File, groups: &File, assembled: Assembled) -> io::Result<Header> {
-        let Assembled { entries_bytes, groups_bytes, directories, index, count, files, bytes, digest, problems } = assembled;
+        let Assembled { entries_bytes, groups_bytes, directories, index, count, files, bytes, large_bytes, digest, problems } = assembled;
         let mut places = Places { sections: [Section::default(); super::format::SECTIONS], end: PAGE_BYTES };
         let entries = u64::from(count);
         places.add(SectionKind::Entries, entries_bytes);
@@ -216,7 +216,7 @@ impl Builder {
         let salts = index.finish(file, &index_places, |entry, salt| resalter.id(entry, salt))?;
         let at = places.add(SectionKind::Salts, salts.len() as u64);
         file.write_all_at(&salts, at)?;
-        let meta = serde_json::to_vec(&Meta { sources: self.options.sources.clone(), problems }).map_err(io::Error::other)?;
+        let meta = serde_json::to_vec(&Meta { sources: self.options.sources.clone(), problems, large_bytes }).map_err(io::Error::other)?;
         let at = places.add(SectionKind::Meta, meta.len() as u64);
         file.write_all_at(&meta, at)?;
         let table_at = places.end;

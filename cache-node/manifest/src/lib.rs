@@ -120,12 +120,17 @@ pub struct Summary {
     pub directories: u64,
     /// Sum of all files' sizes.
     pub bytes: u64,
+    /// Sum of the sizes of files over `LARGE_FILE_BYTES`.
+    pub large_bytes: u64,
     pub created_seconds: i64,
     /// Of the whole tree: equal for equal listings, whenever they were made.
     pub digest: u64,
     pub sources: Vec<MountedSource>,
     pub problems: Problems,
 }
+
+/// Of a file that takes longer to read than to open, however it is opened.
+pub const LARGE_FILE_BYTES: u64 = 1 << 20;
 
 /// Keys that didn't become a path of the same spelling, counted by kind, each with its first samples.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

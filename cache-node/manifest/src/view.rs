@@ -35,6 +35,13 @@ pub struct Manifest {
 pub(super) struct Meta {
     pub(super) sources: Vec<MountedSource>,
     pub(super) problems: Problems,
+    /// Left out when 0, as manifests made before it was known have it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) large_bytes: u64,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// A file's object in its source.
@@ -62,6 +69,7 @@ impl Manifest {
             files: header.files,
             directories: header.directories,
             bytes: header.bytes,
+            large_bytes: meta.large_bytes,
             created_seconds: header.created_seconds,
             digest: header.digest,
             sources: meta.sources,

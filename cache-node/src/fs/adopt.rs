@@ -17,8 +17,8 @@ use forebay_manifest::{
 };
 use forebay_wire::block::ObjectRef;
 
-/// Files up to this size on average are "small": opening them costs more than reading them.
-const SMALL_FILE_BYTES: u64 = 1 << 20;
+/// At most this part of a data set of "small" files is in large ones: those are read three to ten times faster when they are passed through.
+const LARGE_PART_MAX: u64 = 8;
 /// Objects whose blocks are freed after a sync lost them; beyond it eviction has to find them.
 const LOST_MAX: usize = 1 << 20;
 
@@ -155,7 +155,7 @@ impl Filesystem {
     fn decide_serving(&self, manifest: &Manifest) {
         let summary = manifest.summary();
         let fits = summary.bytes <= self.parts.memory_bytes / 2;
-        let small = summary.files > 0 && summary.bytes / summary.files <= SMALL_FILE_BYTES;
+        let small = summary.files > 0 && summary.large_bytes <= summary.bytes / LARGE_PART_MAX;
         if self.parts.serving == ServingMode::Auto && fits && small && !self.no_open.swap(true, Ordering::AcqRel) {
             info!(
                 dataset = self.name(),
