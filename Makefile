@@ -4,9 +4,9 @@ CACHE_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
 FOREBAY_CACHE := $(CACHE_HOME)/forebay
 DENY_VERSION := 0.20.2
 DENY := $(FOREBAY_CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
-# Release builds live outside the clone, under a key of what decides their bytes: the compiler and the locked dependencies.
-# On a miss the folder is empty and cargo builds everything; on a hit cargo still checks every source file by its own fingerprints.
-BUILD_KEY := $(shell (rustc --version --verbose; cat Cargo.lock) 2>/dev/null | sha256sum | cut -c1-16)
+# Release builds live outside the clone, one folder for each compiler. Everything else that decides their bytes (sources, locked versions,
+# features, profile, flags) is in cargo's own fingerprints, on a hit as on a miss: a new dependency builds itself and what uses it, not all.
+BUILD_KEY := $(shell rustc --version --verbose 2>/dev/null | sha256sum | cut -c1-16)
 RELEASE_TARGET ?= $(CACHE_HOME)/forebay-build/$(BUILD_KEY)
 export FOREBAY_RELEASE := $(RELEASE_TARGET)/release
 CARGO ?= cargo
