@@ -118,7 +118,7 @@ impl Store {
                 cause,
             })?;
         }
-        Ok(Store {
+        let store = Store {
             tiers,
             index,
             objects: Objects::new(config.open_files_max),
@@ -129,7 +129,9 @@ impl Store {
             config,
             boot: boot(),
             counters,
-        })
+        };
+        store.tiers.iter().for_each(|tier| store.trim(tier, usize::MAX));
+        Ok(store)
     }
 
     /// Reads `extent` into `into` (exactly its length) and checks it. Blocks on the disk; holds no lock meanwhile.

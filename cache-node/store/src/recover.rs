@@ -89,15 +89,24 @@ fn load_segments(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Re
         damaged += file.damaged;
         let taken = segment.taken_bytes.load(Relaxed);
         let mut live = 0;
+        let mut lost = Vec::new();
         for entry in &file.entries {
             let bytes = record_bytes(u64::from(entry.len));
             let place = Place::Segment { tier: tier.number, number: segment.number, granule: entry.granule };
-            enter(tier, index, entry.object, place, entry.admission, bytes);
-            live += bytes;
+            if enter(tier, index, entry.object, place, entry.admission, bytes) {
+                live += bytes;
+            } else {
+                lost.push(entry);
+            }
         }
         // Dead records that were never punched still take their part.
         tier.used_bytes.fetch_add(taken - live, Relaxed);
         tier.dead_bytes.fetch_add(taken - live, Relaxed);
+        for entry in lost {
+            let freed = tier.segments.kill(segment.number, entry)?.unwrap_or(0);
+            tier.dead_bytes.fetch_sub(freed, Relaxed);
+            tier.give_back(freed);
+        }
     }
     counters.corrupt.fetch_add(damaged, Relaxed);
     Ok(())

@@ -45,6 +45,15 @@ impl Store {
         Ok(())
     }
 
+    /// Evicts until the tier is within its capacity again: after a restart with a smaller quota, or when others fill the filesystem.
+    pub(super) fn trim(&self, tier: &Arc<Tier>, evictions_max: usize) {
+        for _ in 0..evictions_max {
+            if tier.used_bytes() <= tier.capacity_bytes() || !(self.evict_one(tier, None) || self.rewrite_emptiest(tier, 1)) {
+                break;
+            }
+        }
+    }
+
     /// Evicts what the policy chooses; for `newcomer`, if given. `false`: nobody is left to choose.
     pub(super) fn evict_one(&self, tier: &Arc<Tier>, newcomer: Option<(u64, Class)>) -> bool {
         let own = newcomer.map(|(hash, _)| kept(hash));
@@ -109,19 +118,25 @@ impl Store {
         if entry.admission.class == Class::Pin {
             tier.pinned_bytes.fetch_sub(bytes, Relaxed);
         }
-        let freed = tier.segments.kill(number, entry)?;
-        tier.dead_bytes.fetch_sub(freed, Relaxed);
-        tier.give_back(freed);
+        match tier.segments.kill(number, entry)? {
+            Some(freed) => {
+                tier.dead_bytes.fetch_sub(freed, Relaxed);
+                tier.give_back(freed);
+            }
+            None => drop(tier.dead_bytes.fetch_sub(bytes, Relaxed)),
+        }
         Ok(())
     }
 
     /// The segment holds nothing the index knows.
     fn drop_segment(&self, tier: &Tier, segment: &Segment) -> std::io::Result<()> {
-        let Some(segment) = tier.segments.take_out(segment.number) else { return Ok(()) };
+        if !tier.segments.take_out(segment) {
+            return Ok(());
+        }
         let taken = segment.taken_bytes.load(Relaxed);
         tier.give_back(taken);
         tier.dead_bytes.fetch_sub(taken - segment.live_bytes.load(Relaxed), Relaxed);
-        tier.segments.unlink(&segment)
+        tier.segments.unlink(segment)
     }
 
     fn remove_file(&self, tier: &Arc<Tier>, number: u32) -> std::io::Result<()> {
@@ -275,11 +290,7 @@ impl Store {
         for tier in &self.tiers {
             tier.probe();
             tier.ask_space();
-            for _ in 0..MAINTAIN_EVICTIONS_MAX {
-                if tier.used_bytes() <= tier.capacity_bytes() || !self.evict_one(tier, None) {
-                    break;
-                }
-            }
+            self.trim(tier, MAINTAIN_EVICTIONS_MAX);
             self.rewrite_emptiest(tier, DEAD_PERCENT);
         }
     }

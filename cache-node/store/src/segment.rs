@@ -183,9 +183,11 @@ pub fn fuzz_decode(bytes: &[u8]) {
 struct Tail {
     granule: u64,
     slot: u32,
-    /// Records reserved and not yet finished.
+    /// Records reserved and not yet finished, and records that are being killed: nobody drops the segment, whose bytes they count, meanwhile.
     writers: u32,
     is_sealed: bool,
+    /// Its bytes were given back as a whole.
+    is_dropped: bool,
 }
 
 pub(crate) struct Segment {
@@ -228,6 +230,21 @@ impl Segment {
 
     fn finish(&self) {
         self.tail.lock().writers -= 1;
+    }
+
+    /// Begins a change of what is there already; `false`: the segment was dropped. Ends with `finish`.
+    fn begin_kill(&self) -> bool {
+        let mut tail = self.tail.lock();
+        tail.writers += u32::from(!tail.is_dropped);
+        !tail.is_dropped
+    }
+
+    /// `true` once: for the caller who gives its bytes back and removes its files. Only when nobody writes or kills a record in it.
+    fn begin_drop(&self) -> bool {
+        let mut tail = self.tail.lock();
+        let begins = tail.is_sealed && tail.writers == 0 && !tail.is_dropped;
+        tail.is_dropped |= begins;
+        begins
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -342,7 +359,8 @@ impl Segments {
         let index = self.disk.create(&self.root, &path(number, "index"))?;
         self.disk.write_at(&index, &encode_index_head(number, nonce, dataset), 0)?;
         let data = self.disk.create(&self.root, &path(number, "data"))?;
-        let segment = Arc::new(self.make(number, nonce, dataset, Tail { granule: 0, slot: 0, writers: 0, is_sealed: false }));
+        let segment =
+            Arc::new(self.make(number, nonce, dataset, Tail { granule: 0, slot: 0, writers: 0, is_sealed: false, is_dropped: false }));
         self.handles.insert(segment.key, Arc::new(Files { data, index }));
         self.by_number.write().insert(number, segment.clone());
         Ok(segment)
@@ -366,8 +384,9 @@ impl Segments {
                 // Another thread was faster: ours goes.
                 drop(active);
                 segment.tail.lock().is_sealed = true;
-                self.take_out(segment.number);
-                self.unlink(&segment)?;
+                if self.take_out(&segment) {
+                    self.unlink(&segment)?;
+                }
             }
         }
     }
@@ -484,12 +503,22 @@ impl Segments {
         Ok(decode_index(&bytes[..n], segment.number).filter(|index| index.nonce == segment.nonce))
     }
 
-    /// Forgets one record: its entry first, so that it stays dead, then its pages. The bytes given back to the filesystem.
-    pub(crate) fn kill(&self, number: u32, entry: &SegmentEntry) -> io::Result<u64> {
-        let Some(segment) = self.get(number) else { return Ok(0) };
+    /// Forgets one record: its entry first, so that it stays dead, then its pages. The bytes given back to the filesystem; `None` when the
+    /// whole segment was given back before.
+    pub(crate) fn kill(&self, number: u32, entry: &SegmentEntry) -> io::Result<Option<u64>> {
+        let Some(segment) = self.get(number).filter(|segment| segment.begin_kill()) else { return Ok(None) };
         segment.live_objects.fetch_sub(1, Relaxed);
         segment.live_bytes.fetch_sub(record_bytes(u64::from(entry.len)), Relaxed);
-        let files = self.files(&segment)?;
+        let punched = self.punch(&segment, entry);
+        if let Ok(bytes) = &punched {
+            segment.taken_bytes.fetch_sub(*bytes, Relaxed);
+        }
+        segment.finish();
+        punched.map(Some)
+    }
+
+    fn punch(&self, segment: &Segment, entry: &SegmentEntry) -> io::Result<u64> {
+        let files = self.files(segment)?;
         self.disk.write_at(&files.index, &[0; ENTRY_BYTES], entry_offset(entry.slot))?;
         let start = u64::from(entry.granule) * GRANULE_BYTES;
         let end = start + GRANULE_BYTES + u64::from(entry.len);
@@ -498,7 +527,6 @@ impl Segments {
             return Ok(0);
         }
         self.disk.punch(&files.data, first, last - first)?;
-        segment.taken_bytes.fetch_sub(last - first, Relaxed);
         Ok(last - first)
     }
 
@@ -509,9 +537,13 @@ impl Segments {
         self.disk.write_at(&files.index, &entry.encode(), entry_offset(entry.slot))
     }
 
-    /// The caller who gets it drops it.
-    pub(crate) fn take_out(&self, number: u32) -> Option<Arc<Segment>> {
-        self.by_number.write().remove(&number)
+    /// Whether the caller is the one to drop it. `false` also while somebody else works in it: who ends last tries again.
+    pub(crate) fn take_out(&self, segment: &Segment) -> bool {
+        let begins = segment.begin_drop();
+        if begins {
+            self.by_number.write().remove(&segment.number);
+        }
+        begins
     }
 
     /// Removes the files of a segment that was taken out.
@@ -564,7 +596,7 @@ impl Segments {
         let Some(file) = decode_index(&bytes[..n], number) else { return Ok(None) };
         // A crash may leave a record without its entry: the tail goes behind the last entry and writes over it.
         let granule = file.entries.iter().map(SegmentEntry::end).max().unwrap_or(0);
-        let tail = Tail { granule, slot: file.slots, writers: 0, is_sealed: false };
+        let tail = Tail { granule, slot: file.slots, writers: 0, is_sealed: false, is_dropped: false };
         let segment = self.make(number, file.nonce, file.dataset, tail);
         let live: u64 = file.entries.iter().map(|entry| record_bytes(u64::from(entry.len))).sum();
         let blocks = std::os::unix::fs::MetadataExt::blocks(&data.metadata()?) * 512;

@@ -274,8 +274,10 @@ fn check_format(path: &Path, root: &File) -> Result<(), StoreError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(root, "format", flags, Mode::RUSR | Mode::WUSR);
     let mut file: File = opened.map_err(|errno| failed(errno.into()))?.into();
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(failed)?;
+    // As bytes: a flipped bit may make it no text at all.
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    let text = String::from_utf8_lossy(&bytes);
     // With a checksum: a flipped bit must not look like a format from the future.
     let line = |format: u32| {
         let text = format!("forebay-store {format}");
