@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay_mounter::busy::{self, User};
 use forebay_mounter::protocol::{HolderStatus, ProtocolError, Reply, Request};
@@ -18,6 +18,10 @@ use forebay_mounter::run_folder::{FolderLock, MountFolder, RunRoot};
 use forebay_mounter::{MountError, device};
 
 use crate::handover::Handover;
+
+/// The kernel drops the inodes of a large mount for some seconds, the daemon flushes.
+const HOLDER_ENDS_WITHIN: Duration = Duration::from_secs(30);
+const HOLDER_ENDS_POLL: Duration = Duration::from_millis(5);
 
 /// What `forebay-node mount` asks of a holder. Is written to `mount.json` in the run folder, so it must hold no secret.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -162,9 +166,20 @@ pub fn unmount(root: &RunRoot, mount_point: &Path) -> Result<(), HolderError> {
     }
     let handover = Handover::connect(&folder.holder_socket()).map_err(HolderError::Holder)?;
     match handover.ask("unmount through", &Request::Unmount, &[]).map_err(HolderError::Holder)?.0 {
-        Reply::Done => Ok(()),
+        Reply::Done => {
+            wait_until_ended(&folder);
+            Ok(())
+        }
         Reply::Busy { users } => Err(HolderError::Busy { mount_point: shown(&mount_point), users }),
         other => Err(HolderError::Holder(ProtocolError::Malformed { op: "unmount through", detail: format!("{other:?}") })),
+    }
+}
+
+/// The mount is gone, its holder about to be: who mounts again at once must not find its lock. One that takes longer is somebody else's news.
+fn wait_until_ended(folder: &MountFolder) {
+    let begun = Instant::now();
+    while folder.is_alive() && begun.elapsed() < HOLDER_ENDS_WITHIN {
+        std::thread::park_timeout(HOLDER_ENDS_POLL);
     }
 }
 

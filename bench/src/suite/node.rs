@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::group::Group;
 use crate::measure::{self, Memory};
 use crate::serve;
+use crate::workload;
 
 /// A listing of ten million keys from a server on loopback takes less.
 const READY_WITHIN: Duration = Duration::from_secs(300);
@@ -171,6 +172,15 @@ impl Node {
     pub(crate) fn remount(&mut self) -> Result<()> {
         self.unmount()?;
         self.mount()
+    }
+
+    /// Brings what the store holds into memory, through its own files: the node lets go of pages that the mount holds too.
+    pub(crate) fn warm_store_pages(&self) -> Result<()> {
+        for (path, _) in workload::files_below(&self.folder.join("cache"))? {
+            let mut file = fs::File::open(&path).with_context(|| format!("open {}", path.display()))?;
+            std::io::copy(&mut file, &mut std::io::sink()).with_context(|| format!("read {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// A fresh mount over an empty cache.

@@ -20,7 +20,7 @@ enum Before {
     Keep,
     /// Its pages are dropped, entries and inodes stay: what data larger than memory looks like.
     DropPages,
-    /// A fresh mount; the store's pages stay.
+    /// A fresh mount; the store's pages are in memory.
     Remount,
 }
 
@@ -39,7 +39,10 @@ fn against(suite: &Suite, node: &mut Node, prefix: &str, below: &str, workload: 
             match before {
                 Before::Keep => {}
                 Before::DropPages => workload::drop_pages(&mounted_files)?,
-                Before::Remount => node.remount()?,
+                Before::Remount => {
+                    node.remount()?;
+                    node.warm_store_pages()?;
+                }
             }
             pass(workload, &mounted, &mounted_files, epoch, &node.pids())
         },
