@@ -87,8 +87,10 @@ impl Objects {
                 None => return Ok(None),
             },
         };
-        if !object.is_gone() {
-            self.handles.insert(key, object.clone());
+        self.handles.insert(key, object.clone());
+        // Looked at after it went in: an eviction that came before let go of a handle that wasn't there yet.
+        if object.is_gone() {
+            self.handles.remove(key);
         }
         Ok(Some(object))
     }

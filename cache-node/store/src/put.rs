@@ -244,10 +244,14 @@ impl Store {
             // Not noting it costs a class, not bytes.
             let _ = self.readmit(object, admission);
         }
+        let charge = file.block_charge(block);
         if file.has(block) {
+            // Another put was faster with the block that this one made the file for.
+            if *is_charged {
+                tier.give_back(charge);
+            }
             return Ok(());
         }
-        let charge = file.block_charge(block);
         if !is_charged {
             self.make_room(tier, charge, hash_of(object.id), admission.class)?;
         }
@@ -265,6 +269,11 @@ impl Store {
             Ok(false) => {
                 tier.give_back(charge);
                 Ok(())
+            }
+            // Evicted meanwhile, its files with it: nothing is wrong with the tier.
+            Err(_) if file.is_gone() => {
+                tier.give_back(charge);
+                Err(Refusal::NoRoom)
             }
             Err(error) => {
                 tier.give_back(charge);

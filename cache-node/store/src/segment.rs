@@ -233,7 +233,7 @@ impl Segment {
     }
 
     /// Begins a change of what is there already; `false`: the segment was dropped. Ends with `finish`.
-    fn begin_kill(&self) -> bool {
+    fn begin_change(&self) -> bool {
         let mut tail = self.tail.lock();
         tail.writers += u32::from(!tail.is_dropped);
         !tail.is_dropped
@@ -324,6 +324,14 @@ impl Segments {
         let files = Arc::new(Files { data: open("data")?, index: open("index")? });
         self.handles.insert(segment.key, files.clone());
         Ok(files)
+    }
+
+    /// `None`: the segment was dropped since the caller got it.
+    fn find_files(&self, segment: &Segment) -> io::Result<Option<Arc<Files>>> {
+        match self.files(segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            files => files.map(Some),
+        }
     }
 
     pub(crate) fn get(&self, number: u32) -> Option<Arc<Segment>> {
@@ -442,10 +450,7 @@ impl Segments {
         drop_pages: bool,
     ) -> io::Result<RecordRead> {
         let Some(segment) = self.get(number) else { return Ok(RecordRead::Gone) };
-        let files = match self.files(&segment) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RecordRead::Gone),
-            files => files?,
-        };
+        let Some(files) = self.find_files(&segment)? else { return Ok(RecordRead::Gone) };
         let offset = u64::from(granule) * GRANULE_BYTES;
         let mut head = [0; HEADER_BYTES];
         let outcome = if extent.len() == object.size {
@@ -472,7 +477,7 @@ impl Segments {
 
     fn header(&self, number: u32, granule: u32) -> io::Result<Option<RecordHeader>> {
         let Some(segment) = self.get(number) else { return Ok(None) };
-        let files = self.files(&segment)?;
+        let Some(files) = self.find_files(&segment)? else { return Ok(None) };
         let mut head = [0; HEADER_BYTES];
         let n = self.disk.read_at(&files.data, &mut head, u64::from(granule) * GRANULE_BYTES)?;
         let header = if n == HEADER_BYTES { RecordHeader::decode(&head) } else { None };
@@ -483,7 +488,7 @@ impl Segments {
     pub(crate) fn entry_at(&self, number: u32, granule: u32) -> io::Result<Option<SegmentEntry>> {
         let Some(segment) = self.get(number) else { return Ok(None) };
         if let Ok(Some(header)) = self.header(number, granule) {
-            let files = self.files(&segment)?;
+            let Some(files) = self.find_files(&segment)? else { return Ok(None) };
             let mut bytes = [0; ENTRY_BYTES];
             let n = self.disk.read_at(&files.index, &mut bytes, entry_offset(header.slot))?;
             if n == ENTRY_BYTES
@@ -497,7 +502,7 @@ impl Segments {
     }
 
     pub(crate) fn read_index(&self, segment: &Segment) -> io::Result<Option<IndexFile>> {
-        let files = self.files(segment)?;
+        let Some(files) = self.find_files(segment)? else { return Ok(None) };
         let mut bytes = vec![0; files.index.metadata()?.len() as usize];
         let n = self.disk.read_at(&files.index, &mut bytes, 0)?;
         Ok(decode_index(&bytes[..n], segment.number).filter(|index| index.nonce == segment.nonce))
@@ -506,7 +511,7 @@ impl Segments {
     /// Forgets one record: its entry first, so that it stays dead, then its pages. The bytes given back to the filesystem; `None` when the
     /// whole segment was given back before.
     pub(crate) fn kill(&self, number: u32, entry: &SegmentEntry) -> io::Result<Option<u64>> {
-        let Some(segment) = self.get(number).filter(|segment| segment.begin_kill()) else { return Ok(None) };
+        let Some(segment) = self.get(number).filter(|segment| segment.begin_change()) else { return Ok(None) };
         segment.live_objects.fetch_sub(1, Relaxed);
         segment.live_bytes.fetch_sub(record_bytes(u64::from(entry.len)), Relaxed);
         let punched = self.punch(&segment, entry);
@@ -531,10 +536,11 @@ impl Segments {
     }
 
     pub(crate) fn rewrite_entry(&self, number: u32, entry: &SegmentEntry) -> io::Result<()> {
-        let Some(segment) = self.get(number) else { return Ok(()) };
+        let Some(segment) = self.get(number).filter(|segment| segment.begin_change()) else { return Ok(()) };
         segment.note_expiry(entry.admission);
-        let files = self.files(&segment)?;
-        self.disk.write_at(&files.index, &entry.encode(), entry_offset(entry.slot))
+        let written = self.files(&segment).and_then(|files| self.disk.write_at(&files.index, &entry.encode(), entry_offset(entry.slot)));
+        segment.finish();
+        written
     }
 
     /// Whether the caller is the one to drop it. `false` also while somebody else works in it: who ends last tries again.

@@ -123,7 +123,7 @@ impl Tier {
     /// Between this and the capacity a policy may keep newcomers out: room that `Hold` doesn't fight over.
     pub(crate) fn ample_bytes(&self) -> u64 {
         let capacity = self.capacity_bytes();
-        capacity - capacity / 128
+        capacity - capacity / 1024
     }
 
     /// Notes that `bytes` were written, and now and then asks the filesystem how much more it may be.

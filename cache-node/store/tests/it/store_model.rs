@@ -594,6 +594,6 @@ fn readers_that_race_evictions_see_right_bytes_or_none() {
     assert_eq!(usage.tiers[0].lingering_bytes, 0);
     objects.iter().for_each(|object| store.free(object));
     store.maintain(1);
-    // Only records of the segment still open may take room.
+    // Only records of the segments still open may take room: one of each of the two data sets that have small objects.
     assert!(store.usage().tiers[0].used_bytes <= 2 << 20, "{:?}", store.usage());
 }
