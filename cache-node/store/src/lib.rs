@@ -10,6 +10,7 @@ mod handles;
 mod index;
 mod objects;
 mod put;
+mod record;
 mod recover;
 mod room;
 mod segment;
@@ -31,7 +32,7 @@ use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use complete::{CompleteFile, Kept};
-pub use segment::fuzz_decode;
+pub use record::fuzz_decode;
 pub use types::*;
 
 use complete::Checked;
@@ -373,7 +374,7 @@ impl Store {
                     return Ok(());
                 }
                 tier.segments.rewrite_entry(number, &record)?;
-                (before, segment::record_bytes(object.size))
+                (before, record::record_bytes(object.size))
             }
             Place::File { .. } => {
                 let Some(file) = self.object_at(entry)?.filter(|file| file.id() == object.id) else { return Ok(()) };
@@ -469,8 +470,8 @@ fn check_config(config: &StoreConfig) -> Result<(), StoreError> {
     if config.tiers.is_empty() || config.tiers.len() > TIERS_MAX {
         return refused(format!("`tiers` has {} folders; give 1 to {TIERS_MAX}", config.tiers.len()));
     }
-    if config.passthrough_min_bytes > segment::RECORD_BYTES_MAX {
-        return refused(format!("`passthrough_min_bytes` is {}; give at most {}", config.passthrough_min_bytes, segment::RECORD_BYTES_MAX));
+    if config.passthrough_min_bytes > record::RECORD_BYTES_MAX {
+        return refused(format!("`passthrough_min_bytes` is {}; give at most {}", config.passthrough_min_bytes, record::RECORD_BYTES_MAX));
     }
     for tier in &config.tiers {
         let path = tier.path.display();

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::index::{Entry, Place, kept};
-use super::segment::record_bytes;
+use super::record::record_bytes;
 use super::sparse::{self, Object};
 use super::table::{FileRecord, State};
 use super::tier::Tier;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::index::{Entry, Index, Place, kept};
-use super::segment::record_bytes;
+use super::record::record_bytes;
 use super::sparse::{self, Object};
 use super::table::State;
 use super::tier::{PAGE, Tier};

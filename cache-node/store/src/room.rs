@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::index::{Entry, Place, kept};
-use super::segment::{RecordRead, Segment, SegmentEntry, record_bytes};
+use super::record::{SegmentEntry, record_bytes};
+use super::segment::{RecordRead, Segment};
 use super::sparse;
 use super::tier::Tier;
 use super::types::{Admission, Class, Refusal};
