@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use parking_lot::Mutex;
 
-use super::{Body, Key, ListPage, ListRequest, Object, Source, SourceError, Version};
+use super::{Body, Checksum, Key, ListPage, ListRequest, Object, Source, SourceError, Version};
 use forebay_wire::block::Extent;
 
 /// What happens to one request.
@@ -74,6 +74,10 @@ impl Source for Faulty {
     async fn head(&self, key: &Key) -> Result<Object, SourceError> {
         self.meet("head", key).await?;
         self.inner.head(key).await
+    }
+    async fn checksum(&self, key: &Key, version: &Version) -> Result<Option<Checksum>, SourceError> {
+        self.meet("head", key).await?;
+        self.inner.checksum(key, version).await
     }
     async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError> {
         let breaks = self.meet("read", key).await?;

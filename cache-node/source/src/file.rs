@@ -35,7 +35,8 @@ impl FileSource {
         };
         // opendal makes a root that is missing; a source is never written to.
         if !folder.is_dir() {
-            return Err(failed("there is no such folder on this machine".into()));
+            let detail = "there is no such folder on this machine".into();
+            return Err(SourceError::Missing { op: "open", key: String::new(), origin: name, detail });
         }
         let operator = Operator::new(Fs::default().root(root)).map_err(|error| failed(error.to_string()))?;
         Ok(Self { name, operator, walks: Walks::default() })

@@ -3,16 +3,20 @@
 //! Invariant: bytes that `read` yields are of the version that was asked for, or it fails.
 //! Start at `open`: it builds the client of a scheme and wraps it in `limit` (how much at once) and `retry` (again, from where it stopped).
 
+pub mod checksum;
 pub mod faulty;
 pub mod file;
 pub mod limit;
 pub mod listing;
 pub mod metrics;
 mod open;
+#[doc(hidden)]
+pub mod probe;
 pub mod retry;
 pub mod s3;
 
-pub use limit::{Limits, Priority};
+pub use checksum::Checksum;
+pub use limit::{Limits, Priority, Rates};
 pub use metrics::SourceMetrics;
 pub use open::{SourceHandle, open};
 pub use retry::RetryPolicy;
@@ -76,6 +80,11 @@ pub trait Source: Send + Sync + 'static {
     async fn head(&self, key: &Key) -> Result<Object, SourceError>;
     /// Reads `extent` of `version`; `whole` says that the extent is the whole object, whose checksum is then verified where the source gives one.
     async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError>;
+    /// The sum over all bytes of this version, where the source keeps one: for objects that are read in ranges, whose answers have none.
+    /// Wrappers hand it on.
+    async fn checksum(&self, _key: &Key, _version: &Version) -> Result<Option<Checksum>, SourceError> {
+        Ok(None)
+    }
 }
 
 /// Why a source didn't give what was asked. `origin` is the source's name.
@@ -103,7 +112,10 @@ pub enum SourceError {
     /// The protocol can't carry this key (S3 through the SDK: keys that are not UTF-8).
     #[error("{op} {key} from {origin}: the key can't be asked for: {detail}")]
     Unaskable { op: &'static str, key: String, origin: String, detail: String },
-    /// Nothing a retry could mend: a missing bucket, a bad request, an unsupported answer.
+    /// The bucket or folder itself isn't there.
+    #[error("{op} {key} from {origin}: {detail}")]
+    Missing { op: &'static str, key: String, origin: String, detail: String },
+    /// Nothing a retry could mend: a wrong region, a certificate that isn't trusted, a bad request, an unsupported answer.
     #[error("{op} {key} from {origin}: {detail}")]
     Permanent { op: &'static str, key: String, origin: String, detail: String },
 }
@@ -118,6 +130,7 @@ impl SourceError {
             | Self::Denied { .. }
             | Self::Archived { .. }
             | Self::Unaskable { .. }
+            | Self::Missing { .. }
             | Self::Permanent { .. } => true,
         }
     }

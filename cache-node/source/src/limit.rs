@@ -16,7 +16,7 @@ use self::adaptive::Kind;
 use self::bucket::Bucket;
 use self::queue::{Permit, Queue};
 use super::metrics::{Counter, SourceMetrics};
-use super::{Body, Key, ListPage, ListRequest, Object, Source, SourceError, Version};
+use super::{Body, Checksum, Key, ListPage, ListRequest, Object, Source, SourceError, Version};
 use forebay_wire::block::Extent;
 
 /// Who waits for the answer.
@@ -28,11 +28,26 @@ pub enum Priority {
     Background,
 }
 
-/// Ceilings of one source; `None` is unlimited.
-#[derive(Clone, Copy, Debug)]
+/// Ceilings in time, for all sources that are given the same value: what a whole node may ask for. On-demand requests count, and come first.
+pub struct Rates {
+    requests: Option<Bucket>,
+    bytes: Option<Bucket>,
+}
+
+impl Rates {
+    /// `None` is unlimited.
+    pub fn new(bytes_per_second: Option<u64>, requests_per_second: Option<u32>) -> Arc<Self> {
+        Arc::new(Self {
+            requests: requests_per_second.map(|rate| Bucket::new(f64::from(rate.max(1)))),
+            bytes: bytes_per_second.map(|rate| Bucket::new(rate.max(1) as f64)),
+        })
+    }
+}
+
+/// Ceilings of one source.
+#[derive(Clone)]
 pub struct Limits {
-    pub bytes_per_second: Option<u64>,
-    pub requests_per_second: Option<u32>,
+    pub rates: Arc<Rates>,
     /// Requests in flight at most; within it the number adapts.
     pub concurrency_max: u32,
 }
@@ -42,26 +57,20 @@ pub const CONCURRENCY_MAX: u32 = 256;
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes_per_second: None, requests_per_second: None, concurrency_max: CONCURRENCY_MAX }
+        Self { rates: Rates::new(None, None), concurrency_max: CONCURRENCY_MAX }
     }
 }
 
 /// Shared by everything that asks one source.
 pub struct Limiter {
     queue: Arc<Queue>,
-    requests: Option<Bucket>,
-    bytes: Option<Bucket>,
+    rates: Arc<Rates>,
     metrics: Arc<SourceMetrics>,
 }
 
 impl Limiter {
     pub fn new(limits: Limits, metrics: Arc<SourceMetrics>) -> Arc<Self> {
-        Arc::new(Self {
-            queue: Queue::new(limits.concurrency_max.max(1)),
-            requests: limits.requests_per_second.map(|rate| Bucket::new(f64::from(rate.max(1)))),
-            bytes: limits.bytes_per_second.map(|rate| Bucket::new(rate.max(1) as f64)),
-            metrics,
-        })
+        Arc::new(Self { queue: Queue::new(limits.concurrency_max.max(1)), rates: limits.rates, metrics })
     }
 
     /// Requests through the result wait for their turn under this limiter.
@@ -83,7 +92,7 @@ impl Limiter {
         ask: impl Future<Output = Result<T, SourceError>>,
         refuse: impl FnOnce(String) -> SourceError,
     ) -> Result<(T, Flight), SourceError> {
-        if let Some(requests) = &self.requests {
+        if let Some(requests) = &self.rates.requests {
             requests.take(1.0, priority).await;
         }
         let permit = self.queue.acquire(priority).await.map_err(refuse)?;
@@ -122,6 +131,7 @@ impl Limiter {
             | SourceError::Archived { .. }
             | SourceError::Unavailable { .. }
             | SourceError::Unaskable { .. }
+            | SourceError::Missing { .. }
             | SourceError::Permanent { .. } => {}
         }
     }
@@ -179,6 +189,14 @@ impl Source for Limited {
         Ok(object)
     }
 
+    async fn checksum(&self, key: &Key, version: &Version) -> Result<Option<Checksum>, SourceError> {
+        let refuse = self.refuse("head", key);
+        let metrics = &self.limiter.metrics;
+        let ask = self.inner.checksum(key, version);
+        let (checksum, _) = self.limiter.run(self.priority, Kind::Head, &metrics.heads, ask, refuse).await?;
+        Ok(checksum)
+    }
+
     async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError> {
         let refuse = self.refuse("read", key);
         let ask = self.inner.read(key, version, extent, whole);
@@ -191,7 +209,7 @@ impl Source for Limited {
                 match &next {
                     Ok(bytes) => {
                         limiter.metrics.bytes.add(bytes.len() as u64);
-                        if let Some(bucket) = &limiter.bytes {
+                        if let Some(bucket) = &limiter.rates.bytes {
                             bucket.take(bytes.len() as f64, priority).await;
                         }
                     }

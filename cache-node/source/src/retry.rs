@@ -13,7 +13,7 @@ use rand::RngExt;
 use tokio::time::{Instant, timeout};
 
 use super::metrics::SourceMetrics;
-use super::{Body, Key, ListPage, ListRequest, Object, Source, SourceError, Version};
+use super::{Body, Checksum, Key, ListPage, ListRequest, Object, Source, SourceError, Version};
 use forebay_wire::block::Extent;
 
 /// Whole objects up to this length (the largest block) are gathered before the first byte is handed on, so that a checksum that
@@ -148,6 +148,10 @@ impl Source for Retry {
         self.again(&mut Tries::default(), || self.inner.head(key)).await
     }
 
+    async fn checksum(&self, key: &Key, version: &Version) -> Result<Option<Checksum>, SourceError> {
+        self.again(&mut Tries::default(), || self.inner.checksum(key, version)).await
+    }
+
     async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError> {
         if whole && extent.len() <= GATHER_BYTES_MAX {
             let parts = self.gather(key, version, extent).await?;
@@ -253,6 +257,9 @@ impl Source for CutStalls {
     }
     async fn head(&self, key: &Key) -> Result<Object, SourceError> {
         self.cut("head", key, self.inner.head(key)).await
+    }
+    async fn checksum(&self, key: &Key, version: &Version) -> Result<Option<Checksum>, SourceError> {
+        self.cut("head", key, self.inner.checksum(key, version)).await
     }
     async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError> {
         let body = self.cut("read", key, self.inner.read(key, version, extent, whole)).await?;

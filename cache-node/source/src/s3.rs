@@ -3,6 +3,7 @@
 //! Invariant: before a byte of a body is handed on, the answer's ETag and range have been compared with what was asked.
 
 mod body;
+mod checksum;
 mod client;
 mod error;
 mod list_xml;
@@ -10,13 +11,15 @@ mod raw;
 mod version;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Error;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, EncodingType, RequestPayer};
@@ -28,7 +31,7 @@ use forebay_wire::secret::SourceAccess;
 use self::client::Connector;
 use self::error::Context;
 use self::list_xml::BadAnswer;
-use super::{Body, Key, ListPage, ListRequest, Object, Source, SourceError, Version};
+use super::{Body, Checksum, Key, ListPage, ListRequest, Object, Source, SourceError, Version};
 use forebay_wire::block::Extent;
 
 /// After a folder comes whatever is above all its keys: no key goes on with the highest code point.
@@ -46,6 +49,8 @@ pub struct S3 {
     connecting: tokio::sync::Mutex<()>,
     /// Set by the first listing without ETags: from then on a head speaks the listing's language too.
     lists_without_etags: AtomicBool,
+    /// How far the server's clock is from ours, in seconds, by its last answer to a listing; `i64::MIN` before there is one.
+    clock_offset: AtomicI64,
 }
 
 impl S3 {
@@ -64,7 +69,20 @@ impl S3 {
             client: ArcSwapOption::empty(),
             connecting: tokio::sync::Mutex::new(()),
             lists_without_etags: AtomicBool::new(false),
+            clock_offset: AtomicI64::new(i64::MIN),
         })
+    }
+
+    /// How many seconds the server's clock is before ours (negative: behind), by the last answer to a listing, refusals included.
+    pub fn clock_offset_seconds(&self) -> Option<i64> {
+        Some(self.clock_offset.load(Relaxed)).filter(|offset| *offset != i64::MIN)
+    }
+
+    fn note_date(&self, date: SystemTime) {
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok());
+        if let (Some(theirs), Some(ours)) = (seconds(date), seconds(SystemTime::now())) {
+            self.clock_offset.store(theirs - ours, Relaxed);
+        }
     }
 
     fn context(&self, op: &'static str, key: &Key) -> Context {
@@ -109,11 +127,38 @@ impl S3 {
         Ok(format!("{}{text}", self.prefix))
     }
 
+    async fn head_answer(
+        &self,
+        key: &Key,
+        if_match: Option<String>,
+        checksums: Option<ChecksumMode>,
+        context: &Context,
+    ) -> Result<HeadObjectOutput, SourceError> {
+        let full = self.full_key(key, context)?;
+        let client = self.client(context).await?;
+        let ask = |client: &Client| {
+            let call = client.head_object().bucket(&self.bucket).key(&full).set_if_match(if_match.clone());
+            call.set_checksum_mode(checksums.clone()).set_request_payer(self.payer.clone()).send()
+        };
+        let error = match ask(&client).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let client = self.mend(&error, &client, context).await?;
+        ask(&client).await.map_err(|error| context.clone().failed(&error))
+    }
+
     async fn list_once(&self, client: &Client, request: &ListRequest, encoding: Option<EncodingType>) -> Result<ByteStream, ListFailure> {
         let prefix = [self.prefix.as_bytes(), &request.prefix].concat();
         let after = request.after.as_ref().map(|after| [self.prefix.as_bytes(), after].concat());
         let call = client.list_objects_v2().bucket(&self.bucket).set_request_payer(self.payer.clone()).set_encoding_type(encoding);
-        raw::list(call.set_delimiter(request.one_level.then(|| "/".to_owned())), prefix, after).await
+        let call = call.set_delimiter(request.one_level.then(|| "/".to_owned()));
+        let date = Arc::default();
+        let answer = raw::list(call, prefix, after, Arc::clone(&date)).await;
+        if let Some(date) = date.lock().ok().and_then(|mut date| date.take()) {
+            self.note_date(date);
+        }
+        answer
     }
 
     async fn list_answer(
@@ -167,19 +212,7 @@ impl Source for S3 {
 
     async fn head(&self, key: &Key) -> Result<Object, SourceError> {
         let context = self.context("head", key);
-        let full = self.full_key(key, &context)?;
-        let client = self.client(&context).await?;
-        let ask = |client: &Client| client.head_object().bucket(&self.bucket).key(&full).set_request_payer(self.payer.clone()).send();
-        let answer = match ask(&client).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                let client = self.mend(&error, &client, &context).await?;
-                match ask(&client).await {
-                    Ok(answer) => answer,
-                    Err(error) => return Err(context.failed(&error)),
-                }
-            }
-        };
+        let answer = self.head_answer(key, None, None, &context).await?;
         let missing = |what: &str| context.clone().corrupt(format!("the answer has no {what}"));
         let size = answer.content_length().and_then(|size| u64::try_from(size).ok()).ok_or_else(|| missing("Content-Length"))?;
         let modified = answer.last_modified().and_then(|time| (*time).try_into().ok()).ok_or_else(|| missing("Last-Modified"))?;
@@ -188,6 +221,18 @@ impl Source for S3 {
             _ => version::from_time(modified, size),
         };
         Ok(Object { key: key.clone(), size, modified, version })
+    }
+
+    async fn checksum(&self, key: &Key, version: &Version) -> Result<Option<Checksum>, SourceError> {
+        let context = self.context("head", key);
+        let asked = version::Asked::new(version).ok_or_else(|| context.clone().replaced())?;
+        let answer = self.head_answer(key, asked.if_match(), Some(ChecksumMode::Enabled), &context).await?;
+        let total = answer.content_length().and_then(|length| u64::try_from(length).ok());
+        match asked.is_met(answer.e_tag(), answer.last_modified(), total) {
+            Some(true) => Ok(checksum::of(&answer)),
+            Some(false) => Err(context.replaced()),
+            None => Err(context.corrupt("the answer doesn't say which version it is of (no ETag)")),
+        }
     }
 
     async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError> {
@@ -238,6 +283,18 @@ impl Source for S3 {
         }
         Ok(body::exact(answer.body, extent.len(), context))
     }
+}
+
+/// For `probe`.
+pub(crate) fn read_listing(body: &[u8], prefix: &[u8]) -> Option<usize> {
+    let answer = list_xml::parse(body, prefix).ok()?;
+    let count = answer.objects.len() + answer.folders.len();
+    let request = ListRequest { prefix: Bytes::new(), after: None, before: None, one_level: true };
+    // Whatever order the keys have, what comes out of it is in order.
+    if let Ok(page) = page(answer, &request) {
+        assert!(page.objects.is_sorted_by(|left, right| left.key < right.key));
+    }
+    Some(count)
 }
 
 /// `bytes 0-99/1234`, where the total may be `*`.

@@ -105,7 +105,7 @@ impl Connector {
         let refusal = context.sdk(&error)?;
         match refusal.region {
             Some(region) => Ok(region),
-            None if refusal.status == 404 => Err(context.permanent("there is no such bucket; check its name")),
+            None if refusal.status == 404 => Err(context.missing("there is no such bucket; check its name")),
             None => Err(context.refused(&refusal)),
         }
     }

@@ -54,6 +54,9 @@ impl Context {
     pub(super) fn permanent(self, detail: impl Into<String>) -> SourceError {
         SourceError::Permanent { op: self.op, key: self.key, origin: self.origin, detail: detail.into() }
     }
+    pub(super) fn missing(self, detail: impl Into<String>) -> SourceError {
+        SourceError::Missing { op: self.op, key: self.key, origin: self.origin, detail: detail.into() }
+    }
     pub(super) fn unaskable(self, detail: impl Into<String>) -> SourceError {
         SourceError::Unaskable { op: self.op, key: self.key, origin: self.origin, detail: detail.into() }
     }
@@ -119,9 +122,7 @@ impl Context {
         match (code.as_str(), *status) {
             ("NoSuchBucket", _) => {
                 let bucket = self.bucket.clone();
-                self.permanent(format!(
-                    "there is no bucket {bucket} at this endpoint; check the name, the endpoint and the region ({said})"
-                ))
+                self.missing(format!("there is no bucket {bucket} at this endpoint; check the name, the endpoint and the region ({said})"))
             }
             ("NoSuchKey" | "NoSuchVersion", _) => self.not_found(),
             ("PreconditionFailed", _) | (_, 412) => self.replaced(),

@@ -2,6 +2,7 @@
 //! Knows the SDK's hooks. Does not read the answer.
 
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{BoxError, SdkError};
@@ -12,7 +13,9 @@ use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_types::DateTime;
 use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
+use aws_smithy_types::date_time::Format as DateTimeFormat;
 use bytes::{Bytes, BytesMut};
 
 /// A page of 1000 keys of 1 KiB each, escaped threefold, with room for the other fields.
@@ -28,6 +31,8 @@ struct Hook {
     query: String,
     /// Holds the answer's body from the hook to the caller.
     body: Arc<Mutex<Option<SdkBody>>>,
+    /// The time that the answer says it was made at; of a refusal, too.
+    date: Arc<Mutex<Option<SystemTime>>>,
 }
 
 impl Intercept for Hook {
@@ -54,6 +59,8 @@ impl Intercept for Hook {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response_mut();
+        let date = response.headers().get("date").and_then(|text| DateTime::from_str(text, DateTimeFormat::HttpDate).ok());
+        *self.date.lock().map_err(|_| "the list hook's lock is poisoned")? = date.and_then(|date| date.try_into().ok());
         if response.status().as_u16() == 200 {
             let body = std::mem::replace(response.body_mut(), SdkBody::from(EMPTY));
             *self.body.lock().map_err(|_| "the list hook's lock is poisoned")? = Some(body);
@@ -62,11 +69,12 @@ impl Intercept for Hook {
     }
 }
 
-/// Sends `call` with `prefix` and `after`, and gives the body of a 200 answer as it came.
+/// Sends `call` with `prefix` and `after`, and gives the body of a 200 answer as it came. `date` gets the server's time, whatever it answers.
 pub(super) async fn list(
     call: ListObjectsV2FluentBuilder,
     prefix: Vec<u8>,
     after: Option<Vec<u8>>,
+    date: Arc<Mutex<Option<SystemTime>>>,
 ) -> Result<ByteStream, SdkError<ListObjectsV2Error, HttpResponse>> {
     let mut query = format!("prefix={}", escaped(&prefix));
     if let Some(after) = after {
@@ -74,7 +82,7 @@ pub(super) async fn list(
         query.push_str(&escaped(&after));
     }
     let slot = Arc::new(Mutex::new(None));
-    call.customize().interceptor(Hook { query, body: slot.clone() }).send().await?;
+    call.customize().interceptor(Hook { query, body: slot.clone(), date }).send().await?;
     let body = slot.lock().ok().and_then(|mut slot| slot.take()).unwrap_or_else(SdkBody::empty);
     Ok(ByteStream::new(body))
 }

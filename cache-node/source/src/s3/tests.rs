@@ -16,7 +16,7 @@ fn check(op: &'static str, status: u16, code: &str, message: &str, expected: &st
 fn every_refusal_is_told_by_name_and_with_its_cure() {
     check("read", 404, "NoSuchKey", "", "NotFound");
     check("head", 404, "", "", "NotFound");
-    check("list", 404, "NoSuchBucket", "", "Permanent no bucket b");
+    check("list", 404, "NoSuchBucket", "", "Missing no bucket b");
     check("read", 412, "PreconditionFailed", "", "Replaced");
     check("read", 403, "InvalidObjectState", "", "Archived RestoreObject");
     check("read", 403, "AccessDenied", "Access Denied", "Denied s3:GetObject");

@@ -3,5 +3,7 @@
 
 mod faults;
 mod lying_server;
+mod options;
+mod recorder;
 mod s3_server;
 mod source_suite;

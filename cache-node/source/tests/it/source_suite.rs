@@ -183,7 +183,7 @@ async fn refusals_are_told_by_name() {
     assert!(!format!("{error:?}{error}").contains("canary"));
     let missing = S3::new(&location(server.endpoint(), "absent", ""), &access(SECRET_KEY)).unwrap();
     let error = missing.list(&request("")).await.unwrap_err();
-    assert!(matches!(&error, SourceError::Permanent { detail, .. } if detail.contains("no bucket absent")), "{error}");
+    assert!(matches!(&error, SourceError::Missing { detail, .. } if detail.contains("no bucket absent")), "{error}");
     let closed = S3::new(&location("http://127.0.0.1:1".into(), "bucket", ""), &access(SECRET_KEY)).unwrap();
     let error = closed.list(&request("")).await.unwrap_err();
     assert!(matches!(&error, SourceError::Unavailable { detail, .. } if detail.contains("refused")), "{error}");
