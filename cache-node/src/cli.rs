@@ -30,8 +30,8 @@ The shortest dataset.yaml:
   spec: { source: \"s3://imagenet/train/\" }
 
 Exit codes: 0 well; 1 doctor or preload found something; 64 command line or file wrong; 66 bucket, folder or mount not there;
-69 source or daemon can't be reached; 71 the machine lacks something; 73 folder can't be used; 74 disk fails; 75 in use, try again;
-77 credentials refused.";
+69 source or daemon can't be reached; 70 a bug, please report it; 71 the machine lacks something; 73 folder can't be used;
+74 disk fails; 75 in use, try again; 77 credentials refused, a permission missing, or an object archived.";
 
 /// A bucket as a local folder, at local speed.
 #[derive(Debug, Parser)]
@@ -54,12 +54,15 @@ enum Command {
     },
     /// Load files ahead of use, and show how far it is
     #[command(
-        after_help = "Examples:\n  forebay-node preload ./data                 what the Dataset's preload names, or everything\n  forebay-node preload ./data /train /val     two folders of it\n\nStopping this command doesn't stop the load."
+        after_help = "Examples:\n  forebay-node preload ./data                 what the Dataset's preload names, or everything\n  forebay-node preload ./data /train /val     two folders of it\n  forebay-node preload ./data --pause         stop loading; what is here stays\n\nStopping this command doesn't stop the load. Files that fail are tried once more at the end, then listed."
     )]
     Preload {
         mount_point: PathBuf,
         /// Paths of the data set, from `/`
         paths: Vec<String>,
+        /// End the load that goes on; the same command without it goes on from there
+        #[arg(long, conflicts_with = "paths")]
+        pause: bool,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -195,7 +198,10 @@ pub fn main() -> Exit {
     let result = match cli.command {
         Command::Mount(args) => mount::mount(&environment, &args),
         Command::Unmount { mount_point } => mount::unmount(&environment, &mount_point),
-        Command::Preload { mount_point, paths, output } => commands::preload(&environment, &mount_point, paths, output.output),
+        Command::Preload { mount_point, pause: true, .. } => commands::pause_preload(&environment, &mount_point),
+        Command::Preload { mount_point, paths, pause: false, output } => {
+            commands::preload(&environment, &mount_point, paths, output.output)
+        }
         Command::Status { mount_point, output } => commands::status(&environment, mount_point.as_deref(), output.output),
         Command::Free { mount_point, paths, output } => commands::free(&environment, &mount_point, paths, output.output),
         Command::Refresh { mount_point } => commands::refresh(&environment, &mount_point),

@@ -20,6 +20,8 @@ pub trait Control: Send + Sync + 'static {
     async fn status(&self) -> NodeStatus;
     /// Loads `paths` (all that the Dataset's preload names when empty) and yields progress until it is done; dropping the stream doesn't stop the load.
     async fn preload(&self, paths: Vec<String>) -> Result<BoxStream<'static, PreloadProgress>, ControlError>;
+    /// Ends the load that goes on; what is loaded stays, and another `preload` goes on from there.
+    async fn pause_preload(&self) -> Result<(), ControlError>;
     /// Drops what is cached below `paths` (never in the source); gives the bytes that were freed.
     async fn free(&self, paths: Vec<String>) -> Result<Freed, ControlError>;
     /// Lists the sources now instead of at the next interval; returns when the new manifest serves.

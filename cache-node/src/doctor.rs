@@ -2,7 +2,6 @@
 //! Knows devices, kernel, memory, disks, and asks the source as `mount` would. Does not know how a mount is made.
 //! Invariant: nothing is changed on the machine or in the source.
 
-mod clock;
 pub mod source;
 
 use std::fs::OpenOptions;

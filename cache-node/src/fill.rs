@@ -1,12 +1,16 @@
 //! From the source to the store, and to everybody who waits for it: one flight per block, however many want it.
 //! Knows objects, blocks, budgets. Does not know file names, FUSE or why a block is wanted.
 //! Invariant: bytes are handed out only after the source vouched for their version, and an object of one block only whole and verified.
+//! An object is complete in the store only when all of it agreed with the source's checksum, if there is one: see `verify`.
 //!
 //! Start at `Fill::read`; a flight's life is `run`: admitted (memory and a place), read, served, put, settled.
 
 mod flight;
 mod stream;
+mod verify;
 pub mod window;
+
+pub use verify::Proof;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -29,7 +33,7 @@ use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectRef};
 pub struct Origin {
     pub handle: SourceHandle,
     pub slot: DatasetSlot,
-    /// Serve no byte of a block before all of it is here and checked.
+    /// Serve no byte of a block before all of it is here; `Reader::strict` says the same of the object.
     pub strict: bool,
 }
 
@@ -101,6 +105,10 @@ pub struct FillMetrics {
     pub ahead: Counter,
     /// Blocks that the store did not keep.
     pub refused: Counter,
+    /// Objects larger than a block whose bytes were compared with the source's checksum and agreed.
+    pub verified: Counter,
+    /// The same, and did not agree: nothing of them is kept.
+    pub mismatched: Counter,
     /// Now in flight.
     pub in_flight: Counter,
     /// From the start of a flight to its last byte.
@@ -120,6 +128,7 @@ pub struct Fill {
     /// Guards blocks that are served but not kept, oldest first.
     lingering: Mutex<Lingering>,
     touches: window::Touches,
+    verifier: verify::Verifier,
     metrics: FillMetrics,
 }
 
@@ -182,6 +191,7 @@ impl Fill {
             background: Lane::new(limits.fills_max - limits.fills_max / 4, flying / 4 * 3),
             lingering: Mutex::default(),
             touches: window::Touches::default(),
+            verifier: verify::Verifier::default(),
             metrics: FillMetrics::default(),
         })
     }
@@ -329,6 +339,7 @@ impl Fill {
     /// Hands the block to the store; whether it is kept.
     async fn keep(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex, flight: &Arc<Flight>) -> bool {
         let Placement::Keep(admission) = file.placement else { return false };
+        let Some(_put) = self.may_put(file, index, flight).await else { return false };
         let (store, file, flight) = (self.store.clone(), file.clone(), flight.clone());
         let put = move || {
             let bytes = flight.bytes()?;
@@ -428,6 +439,7 @@ fn fail(file: &FileObject, index: BlockIndex, cause: SourceError) -> FillError {
         | SourceError::Unavailable { .. }
         | SourceError::Corrupt { .. }
         | SourceError::Unaskable { .. }
+        | SourceError::Missing { .. }
         | SourceError::Permanent { .. } => FillError::Source { index, origin, cause },
     }
 }

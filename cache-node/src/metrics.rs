@@ -70,6 +70,16 @@ const TABLE: &[Row] = &[
         "Random reads that went to the source without filling a block",
         Read::Node(|n| n.fill().metrics().direct.get()),
     ),
+    counter(
+        "forebay_fill_verified_objects",
+        "Objects larger than a block that agreed with the source's checksum",
+        Read::Node(|n| n.fill().metrics().verified.get()),
+    ),
+    counter(
+        "forebay_fill_mismatched_objects",
+        "Objects larger than a block that did not agree with the source's checksum: nothing of them is kept",
+        Read::Node(|n| n.fill().metrics().mismatched.get()),
+    ),
     bytes("forebay_fill_bytes", "Bytes taken from sources by fills and direct reads", Read::Node(|n| n.fill().metrics().bytes.get())),
     gauge(
         "forebay_fill_in_flight_blocks",

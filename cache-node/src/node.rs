@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use forebay_daemon::exit::Exit;
 use forebay_mounter::protocol::ProtocolError;
 use forebay_wire::dataset_spec::{self, Eviction, PreloadWhen, Sync, Verify};
 use forebay_wire::node_config::NodeConfig;
@@ -36,7 +35,7 @@ use crate::reader::Reader;
 use crate::refresh::Refresh;
 use crate::rules::RuleTable;
 use forebay_manifest::{Catalog, Manifest, ManifestError, RemovedList};
-use forebay_source::{Limits, SourceError, SourceHandle};
+use forebay_source::{Limits, Rates, SourceError, SourceHandle};
 use forebay_store::evict::EvictionKind;
 use forebay_store::{Capacity, DatasetSlot, Store, StoreConfig, StoreError, TierConfig, TierKind};
 use forebay_wire::block::BlockSize;
@@ -82,37 +81,14 @@ pub enum NodeError {
     Stopping,
 }
 
-impl NodeError {
-    /// What the process ends with.
-    pub fn exit(&self) -> Exit {
-        match self {
-            Self::BlockSize { .. } | Self::Access(_) | Self::Duplicate { .. } => Exit::Usage,
-            Self::Store(error) => match error {
-                StoreError::InUse { .. } => Exit::Temporary,
-                StoreError::NotWritable { .. } | StoreError::Format { .. } => Exit::CannotCreate,
-                StoreError::Config { .. } => Exit::Usage,
-                StoreError::Io { .. } => Exit::Io,
-                StoreError::Misuse { .. } => Exit::Internal,
-            },
-            Self::Source { cause, .. } => match cause {
-                SourceError::NotFound { .. } | SourceError::Replaced { .. } => Exit::NoInput,
-                SourceError::Denied { .. } | SourceError::Archived { .. } => Exit::Permission,
-                SourceError::Throttled { .. } | SourceError::Unavailable { .. } => Exit::Unavailable,
-                SourceError::Corrupt { .. } | SourceError::Unaskable { .. } | SourceError::Permanent { .. } => Exit::Usage,
-            },
-            Self::Manifest { .. } => Exit::Io,
-            Self::Holder { .. } | Self::Fuse(_) => Exit::Machine,
-            Self::Stopping => Exit::Temporary,
-        }
-    }
-}
-
 /// One process' cache and its data sets. Used behind an `Arc`.
 pub struct Node {
     config: NodeConfig,
     block_size: BlockSize,
     store: Arc<Store>,
     fill: Arc<Fill>,
+    /// What all sources together may be asked for.
+    rates: Arc<Rates>,
     /// Guards which data sets there are; they themselves are shared out.
     datasets: RwLock<Vec<Arc<Dataset>>>,
     runtime: Handle,
@@ -151,11 +127,13 @@ impl Node {
     pub fn start(config: NodeConfig, eviction: Eviction, runtime: Handle) -> Result<Arc<Self>, NodeError> {
         let block_size = BlockSize::new(config.block_size.bytes()).ok_or(NodeError::BlockSize { bytes: config.block_size.bytes() })?;
         let store = Arc::new(Store::open(store_config(&config, block_size, eviction))?);
+        let rates = config.source_limits;
         let limits = FillLimits { fills_max: config.fills_max, buffer_bytes: config.fill_buffer.bytes() };
         let node = Arc::new(Self {
             fill: Fill::new(store.clone(), block_size, limits, runtime.clone()),
             block_size,
             store,
+            rates: Rates::new(rates.max_bytes_per_second.map(|size| size.bytes()), rates.max_requests_per_second),
             config,
             datasets: RwLock::default(),
             runtime: runtime.clone(),
@@ -180,11 +158,7 @@ impl Node {
         let mut handles = Vec::with_capacity(spec.sources.len());
         for source in &spec.sources {
             let access = access::resolve(source, &self.config)?;
-            let limits = Limits {
-                bytes_per_second: self.config.source_limits.max_bytes_per_second.map(|size| size.bytes()),
-                requests_per_second: self.config.source_limits.max_requests_per_second,
-                ..Limits::default()
-            };
+            let limits = Limits { rates: self.rates.clone(), ..Limits::default() };
             handles.push(
                 forebay_source::open(&source.location, &access, limits)
                     .map_err(|cause| NodeError::Source { dataset: name.clone(), cause })?,
@@ -223,7 +197,7 @@ impl Node {
         let fs = Filesystem::new(Parts {
             name: name.clone(),
             sources: origins,
-            reader: Reader::new(self.store.clone(), self.fill.clone(), self.block_size),
+            reader: Reader::new(self.store.clone(), self.fill.clone(), self.block_size).strict(strict),
             rules: RuleTable::new(&spec.rules),
             removed,
             permissions: spec.permissions,
@@ -353,7 +327,7 @@ impl Dataset {
                 Ok(_) => {}
                 Err(error) => warn!(dataset = self.fs.name(), error = %chain(&error), "preload failed"),
             }
-            if preload.when != PreloadWhen::Always && !pins {
+            if self.preload.is_paused() || (preload.when != PreloadWhen::Always && !pins) {
                 return;
             }
             // What a sync finds is loaded too.

@@ -48,6 +48,17 @@ struct Counters {
     files_done: AtomicU64,
     bytes_done: AtomicU64,
     files_failed: AtomicU64,
+    /// The first `FAILED_MAX` that failed, to be tried once more.
+    to_retry: Mutex<Vec<EntryIndex>>,
+}
+
+impl Counters {
+    fn note_retry(&self, entry: EntryIndex) {
+        let mut to_retry = self.to_retry.lock();
+        if to_retry.len() < FAILED_MAX {
+            to_retry.push(entry);
+        }
+    }
 }
 
 /// Preloads of one data set. One runs at a time; another waits for it.
@@ -58,6 +69,8 @@ pub struct Preload {
     progress: watch::Sender<Option<PreloadProgress>>,
     /// The first `FAILED_MAX` files of the last run that couldn't be loaded.
     failed: Mutex<Vec<FailedFile>>,
+    /// Told that whoever loads, or waits for its turn, is to pause.
+    pause: watch::Sender<bool>,
 }
 
 impl Preload {
@@ -68,6 +81,7 @@ impl Preload {
             turn: tokio::sync::Mutex::default(),
             progress: watch::Sender::new(None),
             failed: Mutex::default(),
+            pause: watch::Sender::new(false),
         })
     }
 
@@ -83,6 +97,20 @@ impl Preload {
         self.progress.send_replace(Some(PreloadProgress { state, ..PreloadProgress::default() }));
     }
 
+    /// Ends the run that goes on as `Paused`; what is loaded stays. Until `resume` none begins.
+    pub fn pause(&self) {
+        self.pause.send_replace(true);
+        if self.progress.borrow().is_none() {
+            self.announce(PreloadState::Paused);
+        }
+    }
+    pub fn resume(&self) {
+        self.pause.send_replace(false);
+    }
+    pub fn is_paused(&self) -> bool {
+        *self.pause.borrow()
+    }
+
     /// Checks that each path is in the manifest.
     pub fn check(&self, paths: &[String]) -> Result<(), PreloadError> {
         let manifest = self.fs.manifest().ok_or(PreloadError::NoManifest)?;
@@ -95,7 +123,8 @@ impl Preload {
     }
 
     /// Loads everything at or below `paths` (`/` for all) that rules don't keep out of the cache, in the background's priority. Returns how it
-    /// ended, `Done` or `Failed` (some files are not here; `failed` names them). Cancel by `stop`: what is loaded stays.
+    /// ended: `Done`, `Paused`, or `Failed` (some files are not here, also after a second attempt; `failed` names them). Cancel by `stop`: what is
+    /// loaded stays.
     pub async fn run(self: &Arc<Self>, paths: Vec<String>, stop: CancellationToken) -> Result<PreloadProgress, PreloadError> {
         let _turn = self.turn.lock().await;
         let manifest = self.fs.manifest().ok_or(PreloadError::NoManifest)?;
@@ -106,11 +135,16 @@ impl Preload {
         self.progress.send_replace(Some(began.clone()));
         info!(dataset = self.fs.name(), files = files_total, bytes = bytes_total, "preload begins");
         let ticker = tokio::spawn(tick(self.clone(), counters.clone(), began.clone()));
-        let ended = self.load_all(manifest, paths, &counters, &stop).await;
+        let mut pause = self.pause.subscribe();
+        let ended = tokio::select! {
+            // An error says that nobody can pause any more.
+            Ok(_) = pause.wait_for(|pause| *pause) => Ok(()),
+            ended = self.load_all(manifest, paths, &counters, &stop) => ended,
+        };
         ticker.abort();
         let mut progress = snapshot(&began, &counters, self.progress.borrow().as_ref().map_or(0, |last| last.bytes_per_second));
         progress.state = match &ended {
-            Ok(()) if stop.is_cancelled() => PreloadState::Paused,
+            Ok(()) if stop.is_cancelled() || self.is_paused() => PreloadState::Paused,
             Ok(()) if progress.files_failed == 0 => PreloadState::Done,
             Ok(()) | Err(_) => PreloadState::Failed,
         };
@@ -174,7 +208,18 @@ impl Preload {
         });
         let bucket = Bucket::new(self.bytes_per_second_max);
         let entries = futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|entry| (entry, receiver)) });
-        let load = entries.for_each_concurrent(FILES_MAX, |entry| self.load_one(&manifest, entry, counters, &bucket));
+        let load = async {
+            entries.for_each_concurrent(FILES_MAX, |entry| self.load_one(&manifest, entry, counters, &bucket)).await;
+            // Once more what failed: by the end of the run the reason may have passed.
+            let again = std::mem::take(&mut *counters.to_retry.lock());
+            if !again.is_empty() {
+                info!(dataset = self.fs.name(), files = again.len(), "preload tries again what failed");
+                self.failed.lock().clear();
+                counters.files_failed.fetch_sub(again.len() as u64, Relaxed);
+                let again = futures::stream::iter(again);
+                again.for_each_concurrent(FILES_MAX, |entry| self.load_one(&manifest, entry, counters, &bucket)).await;
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = load => {}
@@ -197,12 +242,23 @@ impl Preload {
                 if matches!(error, FillError::Replaced { .. } | FillError::Gone { .. }) {
                     self.fs.repair_entry(&path, &file).await;
                 }
+                counters.note_retry(entry);
                 self.note_failed(counters, path.escape_ascii().to_string(), chain(&error));
             }
         }
     }
 
     async fn load_file(&self, file: &Arc<FileObject>, counters: &Counters, bucket: &Bucket) -> Result<(), FillError> {
+        let mut loaded = 0;
+        let outcome = self.load_blocks(file, counters, bucket, &mut loaded).await;
+        if outcome.is_err() {
+            // The file isn't here: none of it counts, and a second attempt counts all of it.
+            counters.bytes_done.fetch_sub(loaded, Relaxed);
+        }
+        outcome
+    }
+
+    async fn load_blocks(&self, file: &Arc<FileObject>, counters: &Counters, bucket: &Bucket, loaded: &mut u64) -> Result<(), FillError> {
         let reader = self.fs.reader();
         for index in 0..reader.block_size().count(file.object.size) {
             let index = BlockIndex(index);
@@ -211,6 +267,7 @@ impl Preload {
                 bucket.take(len).await;
                 reader.fill().load(file, index).await?;
             }
+            *loaded += len;
             counters.bytes_done.fetch_add(len, Relaxed);
         }
         Ok(())

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tracing::warn;
 
 use crate::fill::window::Windows;
-use crate::fill::{FileObject, Fill, FillError, chain};
+use crate::fill::{FileObject, Fill, FillError, Proof, chain};
 use forebay_source::metrics::Counter;
 use forebay_store::{ReadOutcome, Store};
 use forebay_wire::block::{BlockSize, Extent};
@@ -31,11 +31,21 @@ pub struct Reader {
     block_size: BlockSize,
     windows: Windows,
     metrics: ReaderMetrics,
+    /// Serve no byte of an object before all of it agreed with the source's checksum, where there is one.
+    strict: bool,
 }
+
+/// An object that leaves the store again and again before it is read is not waited for any longer.
+const STRICT_ATTEMPTS_MAX: u32 = 3;
 
 impl Reader {
     pub fn new(store: Arc<Store>, fill: Arc<Fill>, block_size: BlockSize) -> Self {
-        Self { store, fill, block_size, windows: Windows::default(), metrics: ReaderMetrics::default() }
+        Self { store, fill, block_size, windows: Windows::default(), metrics: ReaderMetrics::default(), strict: false }
+    }
+
+    /// The same with `verify: Strict`.
+    pub fn strict(self, strict: bool) -> Self {
+        Self { strict, ..self }
     }
 
     pub fn metrics(&self) -> &ReaderMetrics {
@@ -53,6 +63,9 @@ impl Reader {
 
     /// Fills `into` with `extent` (of the same length) from the store; `false` when not all of it is here. Waits for the local disk only.
     pub fn try_read(&self, object: &forebay_wire::block::ObjectRef, extent: Extent, into: &mut [u8]) -> bool {
+        if self.strict && object.size > self.block_size.bytes() && !self.store.is_complete(object) {
+            return false;
+        }
         match self.store.read(object, extent, into) {
             Ok(ReadOutcome::Hit) => {
                 self.metrics.hits.add(1);
@@ -82,6 +95,9 @@ impl Reader {
     /// The bytes of `extent`, which lies inside the object. `sequential` says that what is around them will be read too.
     pub async fn read(&self, file: &Arc<FileObject>, extent: Extent, sequential: bool) -> Result<Bytes, FillError> {
         let mut bytes = BytesMut::with_capacity(extent.len() as usize);
+        if self.strict && file.object.size > self.block_size.bytes() && self.read_proved(file, extent, &mut bytes).await? {
+            return Ok(bytes.freeze());
+        }
         let mut missed = false;
         let mut at = extent.start();
         while at < extent.end() {
@@ -97,6 +113,49 @@ impl Reader {
             self.metrics.hits.add(1)
         }
         Ok(bytes.freeze())
+    }
+
+    /// Fills `into` with bytes that agreed with the source's checksum of the whole object; `false` when there is no such checksum.
+    async fn read_proved(&self, file: &Arc<FileObject>, extent: Extent, into: &mut BytesMut) -> Result<bool, FillError> {
+        let mut failed = FillError::Aborted;
+        for _ in 0..STRICT_ATTEMPTS_MAX {
+            into.clear();
+            match self.fill.prove(file).await? {
+                Proof::Absent => return Ok(false),
+                Proof::Stored => {
+                    into.resize(extent.len() as usize, 0);
+                    // It may have been evicted meanwhile.
+                    if matches!(self.store.read(&file.object, extent, into), Ok(ReadOutcome::Hit)) {
+                        self.metrics.hits.add(1);
+                        self.metrics.bytes_store.add(extent.len());
+                        return Ok(true);
+                    }
+                }
+                Proof::Digests(digests) => match self.read_blocks(file, extent, &digests, into).await {
+                    Ok(()) => {
+                        self.metrics.misses.add(1);
+                        self.metrics.bytes_source.add(extent.len());
+                        return Ok(true);
+                    }
+                    Err(error) => failed = error,
+                },
+            }
+        }
+        into.clear();
+        Err(failed)
+    }
+
+    async fn read_blocks(&self, file: &Arc<FileObject>, extent: Extent, digests: &[u128], into: &mut BytesMut) -> Result<(), FillError> {
+        let mut at = extent.start();
+        while at < extent.end() {
+            let index = self.block_size.index(at);
+            let block = self.block_size.extent(index, file.object.size).expect("the extent is inside the object");
+            let end = extent.end().min(block.end());
+            let offsets = ((at - block.start()) as usize, (end - block.start()) as usize);
+            self.fill.read_proved(file, index, offsets, digests, into).await?;
+            at = end;
+        }
+        Ok(())
     }
 
     /// Appends `part` of one block; whether it was missing in the store.
@@ -119,7 +178,7 @@ impl Reader {
             into.truncate(start);
         }
         let one_block = file.object.size <= self.block_size.bytes();
-        if !one_block && !sequential && self.fill.prefers_direct(file, index, part) {
+        if !one_block && !sequential && !self.strict && self.fill.prefers_direct(file, index, part) {
             self.fill.read_direct(file, part, into).await?;
         } else {
             let offset = |at: u64| (at - block.start()) as usize;

@@ -466,7 +466,7 @@ pub(super) fn push_bytes(into: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Makes the checksums of a changed file right again, as far as its header can be read: for tests of what lies behind them.
-#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
 pub fn reseal(bytes: &mut [u8]) {
     const TABLE_SECTION_AT: usize = SECTIONS_AT + 16 * SectionKind::PageTable as usize;
     let page_bytes = PAGE_BYTES as usize;

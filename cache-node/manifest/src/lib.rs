@@ -31,7 +31,7 @@ use forebay_source::Version;
 pub use builder::{BuildOptions, Builder, MountedSource};
 pub use catalog::Catalog;
 pub use diff::{Change, What, diff};
-#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
 pub use format::reseal;
 pub use id::{ContentId, PathHash, directory_id, file_id};
 pub use removed::{RemovedEntry, RemovedList};

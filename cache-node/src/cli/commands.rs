@@ -81,29 +81,39 @@ pub(super) fn status(environment: &Environment, mount_point: Option<&Path>, form
 }
 
 pub(super) fn preload(environment: &Environment, mount_point: &Path, paths: Vec<String>, format: Output) -> Result<Exit, Failure> {
-    let last = block_on(async {
-        let mut steps = client(environment, mount_point).await?.preload(paths).await?;
+    let (last, failed) = block_on(async {
+        let mut client = client(environment, mount_point).await?;
+        let mut steps = client.preload(paths).await?;
         let bar = output::Bar::new(format);
         let mut last = PreloadProgress::default();
         while let Some(step) = steps.next().await {
             last = step?;
             bar.show(&last);
-            // What has ended tells nothing more, and the daemon may keep the stream open.
-            if matches!(last.state, PreloadState::Done | PreloadState::Failed | PreloadState::Paused) {
-                break;
-            }
         }
         bar.finish(&last);
-        Ok(last)
+        let failed = match last.files_failed {
+            0 => Vec::new(),
+            _ => client.status().await?.datasets.into_iter().flat_map(|dataset| dataset.failed_files).collect(),
+        };
+        Ok((last, failed))
     })?;
+    if format == Output::Text {
+        output::failed_files(&failed, last.files_failed);
+    }
     match last.state {
         PreloadState::Done if last.files_failed == 0 => Ok(Exit::Ok),
         PreloadState::Done | PreloadState::Failed => Ok(Exit::Findings),
-        PreloadState::Paused => Err(Failure::new(Exit::Temporary, "the preload is paused: set spec.preload.suspend to false")),
+        PreloadState::Paused => Err(Failure::new(Exit::Temporary, "the preload was paused: run it again, it goes on where it was")),
         PreloadState::Waiting | PreloadState::Running => {
             Err(Failure::new(Exit::Temporary, "the daemon ended before the preload did: run it again, it goes on where it was"))
         }
     }
+}
+
+pub(super) fn pause_preload(environment: &Environment, mount_point: &Path) -> Result<Exit, Failure> {
+    block_on(async { Ok(client(environment, mount_point).await?.pause_preload().await?) })?;
+    println!("nothing is loaded ahead into {} any more; what is there stays", mount_point.display());
+    Ok(Exit::Ok)
 }
 
 pub(super) fn free(environment: &Environment, mount_point: &Path, paths: Vec<String>, format: Output) -> Result<Exit, Failure> {

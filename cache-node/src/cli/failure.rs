@@ -15,6 +15,7 @@ use crate::doctor::source::ProbeError;
 use crate::holder::HolderError;
 use crate::node::NodeError;
 use forebay_source::SourceError;
+use forebay_store::StoreError;
 
 /// What is printed behind `error: `, and how the process ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,26 +47,42 @@ impl From<Problems> for Failure {
 
 impl From<AccessError> for Failure {
     fn from(error: AccessError) -> Self {
-        let exit = match &error {
-            AccessError::NoFolder { .. } | AccessError::Incomplete { .. } | AccessError::Unusable { .. } => Exit::Usage,
-            AccessError::Read { cause, .. } if cause.kind() == std::io::ErrorKind::PermissionDenied => Exit::Permission,
-            AccessError::Read { .. } => Exit::Usage,
-        };
-        Self::of(exit, &error)
+        Self::of(of_access(&error), &error)
     }
 }
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
-        let exit = match &error {
-            SourceError::NotFound { .. } | SourceError::Archived { .. } | SourceError::Permanent { .. } | SourceError::Unaskable { .. } => {
-                Exit::NoInput
-            }
-            SourceError::Denied { .. } => Exit::Permission,
-            SourceError::Replaced { .. } | SourceError::Throttled { .. } => Exit::Temporary,
-            SourceError::Unavailable { .. } | SourceError::Corrupt { .. } => Exit::Unavailable,
-        };
-        Self::of(exit, &error)
+        Self::of(of_source(&error), &error)
+    }
+}
+
+/// The same whether `mount` finds it out or the daemon.
+fn of_source(error: &SourceError) -> Exit {
+    match error {
+        SourceError::NotFound { .. } | SourceError::Missing { .. } => Exit::NoInput,
+        SourceError::Denied { .. } | SourceError::Archived { .. } => Exit::Permission,
+        SourceError::Permanent { .. } | SourceError::Unaskable { .. } => Exit::Usage,
+        SourceError::Replaced { .. } | SourceError::Throttled { .. } => Exit::Temporary,
+        SourceError::Unavailable { .. } | SourceError::Corrupt { .. } => Exit::Unavailable,
+    }
+}
+
+fn of_access(error: &AccessError) -> Exit {
+    match error {
+        AccessError::NoFolder { .. } | AccessError::Incomplete { .. } | AccessError::Unusable { .. } => Exit::Usage,
+        AccessError::Read { cause, .. } if cause.kind() == std::io::ErrorKind::PermissionDenied => Exit::Permission,
+        AccessError::Read { .. } => Exit::Usage,
+    }
+}
+
+fn of_store(error: &StoreError) -> Exit {
+    match error {
+        StoreError::InUse { .. } => Exit::Temporary,
+        StoreError::NotWritable { .. } | StoreError::Format { .. } => Exit::CannotCreate,
+        StoreError::Config { .. } => Exit::Usage,
+        StoreError::Io { .. } => Exit::Io,
+        StoreError::Misuse { .. } => Exit::Internal,
     }
 }
 
@@ -80,7 +97,16 @@ impl From<ProbeError> for Failure {
 
 impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Self {
-        Self::of(error.exit(), &error)
+        let exit = match &error {
+            NodeError::BlockSize { .. } | NodeError::Duplicate { .. } => Exit::Usage,
+            NodeError::Access(error) => of_access(error),
+            NodeError::Store(error) => of_store(error),
+            NodeError::Source { cause, .. } => of_source(cause),
+            NodeError::Manifest { .. } => Exit::Io,
+            NodeError::Holder { .. } | NodeError::Fuse(_) => Exit::Machine,
+            NodeError::Stopping => Exit::Temporary,
+        };
+        Self::of(exit, &error)
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Output;
 use super::commands::MountStatus;
-use crate::control::{DatasetStatus, PreloadProgress, PreloadState};
+use crate::control::{DatasetStatus, FailedFile, PreloadProgress, PreloadState};
 use crate::doctor::{Finding, Level};
 
 pub(super) fn json(value: &impl Serialize) {
@@ -129,6 +129,17 @@ fn line(progress: &PreloadProgress) -> String {
         bytes(progress.bytes_per_second),
         HumanCount(progress.files_failed),
     )
+}
+
+/// A sample of what failed, with the causes; the rest is counted.
+pub(super) fn failed_files(files: &[FailedFile], count: u64) {
+    for file in files {
+        println!("failed {}: {}", file.path, file.cause);
+    }
+    let more = count.saturating_sub(files.len() as u64);
+    if more > 0 {
+        println!("failed {} more: see the daemon's log", HumanCount(more));
+    }
 }
 
 /// A bar on a terminal, nothing elsewhere; with JSON one object a line.

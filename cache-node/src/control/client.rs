@@ -59,6 +59,11 @@ impl Client {
         Ok(reply.into_inner().map(|step| step.map(Into::into).map_err(|status| failed(OP, &status))).boxed())
     }
 
+    pub async fn pause_preload(&mut self) -> Result<(), ClientError> {
+        self.0.pause_preload(wire::PausePreloadRequest {}).await.map_err(|status| failed("pause the preload", &status))?;
+        Ok(())
+    }
+
     pub async fn free(&mut self, paths: Vec<String>) -> Result<Freed, ClientError> {
         let reply = self.0.free(wire::FreeRequest { paths }).await.map_err(|status| failed("free", &status))?;
         let wire::FreeReply { files, bytes } = reply.into_inner();

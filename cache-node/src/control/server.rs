@@ -47,6 +47,11 @@ impl Node for Service {
         Ok(Response::new(progress.map(|step| Ok(step.into())).boxed()))
     }
 
+    async fn pause_preload(&self, _: Request<wire::PausePreloadRequest>) -> Result<Response<wire::PausePreloadReply>, Status> {
+        self.0.pause_preload().await.map_err(status)?;
+        Ok(Response::new(wire::PausePreloadReply {}))
+    }
+
     async fn free(&self, request: Request<wire::FreeRequest>) -> Result<Response<wire::FreeReply>, Status> {
         let super::Freed { files, bytes } = self.0.free(request.into_inner().paths).await.map_err(status)?;
         Ok(Response::new(wire::FreeReply { files, bytes }))

@@ -33,6 +33,9 @@ impl Control for Fake {
         let steps = (0..=paths.len() as u64).map(|files_done| PreloadProgress { files_done, ..PreloadProgress::default() });
         Ok(stream::iter(steps.collect::<Vec<_>>()).boxed())
     }
+    async fn pause_preload(&self) -> Result<(), ControlError> {
+        Err(ControlError::Failed { op: "pause the preload", detail: "no data set is served".into() })
+    }
     async fn free(&self, paths: Vec<String>) -> Result<Freed, ControlError> {
         match paths.first() {
             Some(path) if path == "/gone" => Err(ControlError::NotFound { path: path.clone() }),
@@ -69,6 +72,7 @@ async fn every_answer_crosses_the_socket_unchanged() {
     assert_eq!(error.to_string(), "no such path in the data set: /gone");
     assert!(matches!(error, ClientError::NotFound(_)));
     assert_eq!(client.refresh().await.unwrap_err().to_string(), "list: refused");
+    assert_eq!(client.pause_preload().await.unwrap_err().to_string(), "pause the preload: no data set is served");
     client.set_log_level("debug".into()).await.unwrap();
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);

@@ -8,7 +8,7 @@ use forebay_wire::dataset_spec::{Dataset, Location, SourceSpec};
 use forebay_wire::node_config::NodeConfig;
 use indicatif::{HumanBytes, HumanCount};
 
-use super::{Finding, clock};
+use super::Finding;
 use crate::access::{self, AccessError};
 use forebay_source::file::FileSource;
 use forebay_source::s3::S3;
@@ -33,16 +33,30 @@ pub enum ProbeError {
 
 /// Lists one page of the source, without retries: a bucket that is missing, refuses or can't be reached is told at once. An empty one is fine.
 pub async fn probe(spec: &SourceSpec, config: &NodeConfig) -> Result<(), ProbeError> {
-    let source = open(spec, config)?;
-    page(spec, &*source, None).await?;
+    page(spec, open(spec, config)?.as_source(), None).await?;
     Ok(())
 }
 
-fn open(spec: &SourceSpec, config: &NodeConfig) -> Result<Box<dyn Source>, ProbeError> {
+/// A source without limits and retries.
+enum Opened {
+    S3(Box<S3>),
+    File(FileSource),
+}
+
+impl Opened {
+    fn as_source(&self) -> &dyn Source {
+        match self {
+            Self::S3(s3) => &**s3,
+            Self::File(file) => file,
+        }
+    }
+}
+
+fn open(spec: &SourceSpec, config: &NodeConfig) -> Result<Opened, ProbeError> {
     let access = access::resolve(spec, config)?;
     Ok(match &spec.location {
-        Location::S3(s3) => Box::new(S3::new(s3, &access)?),
-        Location::File(folder) => Box::new(FileSource::new(folder)?),
+        Location::S3(s3) => Opened::S3(Box::new(S3::new(s3, &access)?)),
+        Location::File(folder) => Opened::File(FileSource::new(folder)?),
     })
 }
 
@@ -77,8 +91,15 @@ pub(super) async fn examine(dataset: &Dataset, config: &NodeConfig, room_bytes: 
     let mut findings = Vec::new();
     let mut total = Some(0_u64);
     for spec in &dataset.sources {
-        findings.extend(clock(spec).await);
-        match count(spec, config).await {
+        let counted = match open(spec, config) {
+            Ok(source) => {
+                let counted = count(spec, source.as_source()).await;
+                findings.extend(clock(&source));
+                counted.map_err(ProbeError::from)
+            }
+            Err(error) => Err(error),
+        };
+        match counted {
             Ok(counted) => {
                 let Counted { files, bytes, is_all } = counted;
                 let more = if is_all { "" } else { "more than " };
@@ -93,6 +114,7 @@ pub(super) async fn examine(dataset: &Dataset, config: &NodeConfig, room_bytes: 
                         "check the credentials and the permissions s3:ListBucket and s3:GetObject".to_owned()
                     }
                     ProbeError::Source(SourceError::Unavailable { .. }) => format!("check the network and spec.source{}", endpoint(spec)),
+                    ProbeError::Source(SourceError::Missing { .. }) => "check the name of the bucket or folder in spec.source".to_owned(),
                     ProbeError::Source(_) => "check the bucket's name, region and endpoint in the Dataset".to_owned(),
                 };
                 findings.push(Finding::fail("source", chain(&error).to_string(), cure));
@@ -118,13 +140,12 @@ struct Counted {
     is_all: bool,
 }
 
-async fn count(spec: &SourceSpec, config: &NodeConfig) -> Result<Counted, ProbeError> {
-    let source = open(spec, config)?;
+async fn count(spec: &SourceSpec, source: &dyn Source) -> Result<Counted, SourceError> {
     let end = Instant::now() + COUNT_WITHIN;
     let mut counted = Counted { files: 0, bytes: 0, is_all: false };
     let mut after = None;
     loop {
-        let page = page(spec, &*source, after).await?;
+        let page = page(spec, source, after).await?;
         counted.files += page.objects.len() as u64;
         counted.bytes += page.objects.iter().map(|object| object.size).sum::<u64>();
         match page.next {
@@ -135,17 +156,17 @@ async fn count(spec: &SourceSpec, config: &NodeConfig) -> Result<Counted, ProbeE
     }
 }
 
-/// How far this machine's clock is off; nothing where the source can't be asked (its own finding says so).
-async fn clock(spec: &SourceSpec) -> Option<Finding> {
+/// How far this machine's clock is off, by what the source last answered; nothing where it didn't (its own finding says so).
+fn clock(source: &Opened) -> Option<Finding> {
     const CHECK: &str = "clock";
-    let Location::S3(s3) = &spec.location else { return None };
-    // TLS would check the clock, too: a certificate that isn't valid yet. Plain requests tell the time of both kinds of server.
-    let address = match &s3.endpoint {
-        Some(endpoint) => endpoint.strip_prefix("http://")?.to_owned(),
-        None => "s3.amazonaws.com".to_owned(),
+    let Opened::S3(s3) = source else { return None };
+    let offset = s3.clock_offset_seconds()?;
+    let skew = Duration::from_secs(offset.unsigned_abs());
+    let found = match offset {
+        0 => "it agrees with the source's".to_owned(),
+        1.. => format!("{offset} s behind the source's"),
+        ..0 => format!("{} s before the source's", offset.unsigned_abs()),
     };
-    let skew = clock::skew(&address).await?;
-    let found = format!("{} s off the source's", skew.as_secs());
     let cure = "set the clock (timedatectl set-ntp true)";
     Some(match skew {
         skew if skew >= SKEW_MAX => Finding::fail(CHECK, found, format!("{cure}: the source refuses requests that are 15 minutes off")),

@@ -67,3 +67,37 @@ async fn a_dataset_is_examined_as_a_mount_would() {
     let text = serde_json::to_value(&findings).unwrap();
     assert_eq!(text[0]["check"], "fuse device");
 }
+
+/// Answers every request with an empty listing and this date.
+async fn server(date: &'static str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut request).await.unwrap();
+            }
+            let body = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+            let head = format!("HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+            stream.write_all(head.as_bytes()).await.unwrap();
+        }
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_seen_and_cured() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = NodeConfig { tiers: vec![Tier { path: folder.path().join("cache"), ..Tier::default() }], ..NodeConfig::default() };
+    let endpoint = server("Sun, 06 Nov 1994 08:49:37 GMT").await;
+    let text = format!(
+        "apiVersion: forebay.dev/v1alpha1\nkind: Dataset\nmetadata: {{ name: a }}\nspec:\n  source: s3://abc\n  s3: {{ endpoint: \"{endpoint}\", anonymous: true }}\n"
+    );
+    let findings = examine(Some(&Dataset::parse("d.yaml", &text).unwrap()), &config).await;
+    let clock = findings.iter().find(|finding| finding.check == "clock").unwrap();
+    assert_eq!(clock.level, Level::Fail);
+    assert!(clock.found.contains("before the source's") && clock.cure.as_ref().unwrap().contains("15 minutes"), "{clock:?}");
+    assert_eq!(findings.iter().find(|finding| finding.check == "source").unwrap().level, Level::Ok);
+}

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 use tokio::sync::{Notify, watch};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::FillError;
 use super::stream::{Growing, Writer};
@@ -31,6 +32,7 @@ pub(super) struct Flight {
     urgent: Notify,
     /// Bytes that were handed to readers: a block that was read through once is of no more use to a sequential reader.
     served: AtomicU64,
+    digest: OnceLock<u128>,
 }
 
 impl Flight {
@@ -41,6 +43,7 @@ impl Flight {
             progress: watch::Sender::new(Progress::default()),
             urgent: Notify::new(),
             served: AtomicU64::new(0),
+            digest: OnceLock::new(),
         })
     }
 
@@ -91,6 +94,12 @@ impl Flight {
     pub(super) fn bytes(&self) -> Option<&[u8]> {
         let whole = matches!(self.progress.borrow().outcome, Some(Ok(())));
         self.buffer.get().filter(|_| whole).map(|buffer| buffer.filled())
+    }
+
+    /// Of the whole block, after it ended well. Computed once.
+    pub(super) fn digest(&self) -> Option<u128> {
+        let bytes = self.bytes()?;
+        Some(*self.digest.get_or_init(|| xxh3_128(bytes)))
     }
 
     /// A reader waits: what is still queued goes to the front.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use tokio::sync::{oneshot, watch};
 use tracing::warn;
 
 use super::{Dataset, Node};
@@ -58,32 +59,32 @@ impl Control for Node {
             }
             PreloadError::Manifest(_) | PreloadError::Aborted => failed("preload", chain(&error)),
         })?;
-        dataset.preload.announce(PreloadState::Waiting);
-        let mut receiver = dataset.preload.progress();
-        receiver.mark_changed();
-        let progress = futures::stream::unfold(receiver, |mut receiver| async move {
-            receiver.changed().await.ok()?;
-            let progress = receiver.borrow_and_update().clone();
-            Some((progress, receiver))
-        });
-        let (preload, stop) = (dataset.preload.clone(), self.stop.clone());
+        let preload = dataset.preload.clone();
+        preload.resume();
+        preload.announce(PreloadState::Waiting);
+        let (done, ended) = oneshot::channel();
+        let (running, stop) = (preload.clone(), self.stop.clone());
         self.tasks.lock().spawn_on(
             async move {
-                if let Err(error) = preload.run(paths, stop).await {
-                    warn!(error = %chain(&error), "preload failed");
-                    preload.announce(PreloadState::Failed);
-                }
+                let last = match running.run(paths, stop).await {
+                    Ok(last) => last,
+                    Err(error) => {
+                        warn!(error = %chain(&error), "preload failed");
+                        running.announce(PreloadState::Failed);
+                        PreloadProgress { state: PreloadState::Failed, ..PreloadProgress::default() }
+                    }
+                };
+                // Who asked may have left.
+                drop(done.send(last));
             },
             &self.runtime,
         );
-        // Up to and with the first row that says how it ended.
-        let mut ended = false;
-        let until_end = progress.filter_map(|progress| async move { progress }).take_while(move |progress| {
-            let go_on = !ended;
-            ended = matches!(progress.state, PreloadState::Done | PreloadState::Failed | PreloadState::Paused);
-            std::future::ready(go_on)
-        });
-        Ok(until_end.boxed())
+        Ok(steps(preload.progress(), ended).boxed())
+    }
+
+    async fn pause_preload(&self) -> Result<(), ControlError> {
+        self.only("pause the preload")?.preload.pause();
+        Ok(())
     }
 
     async fn free(&self, paths: Vec<String>) -> Result<Freed, ControlError> {
@@ -114,6 +115,30 @@ impl Control for Node {
             None => Err(failed("set the log level", "this process can't change its log")),
         }
     }
+}
+
+/// What a run shows until it has ended, then its last word, then nothing. Ends of other runs, which this one may have waited for, are left out.
+fn steps(
+    progress: watch::Receiver<Option<PreloadProgress>>,
+    ended: oneshot::Receiver<PreloadProgress>,
+) -> impl futures::Stream<Item = PreloadProgress> {
+    futures::stream::unfold(Some((progress, ended)), |state| async move {
+        let (mut progress, mut ended) = state?;
+        loop {
+            tokio::select! {
+                biased;
+                // Without a last word the node is stopping.
+                last = &mut ended => return Some((last.ok()?, None)),
+                changed = progress.changed() => {
+                    changed.ok()?;
+                    let step = progress.borrow_and_update().clone();
+                    if let Some(step) = step.filter(|step| matches!(step.state, PreloadState::Waiting | PreloadState::Running)) {
+                        return Some((step, Some((progress, ended))));
+                    }
+                }
+            }
+        }
+    })
 }
 
 fn failed(op: &'static str, detail: impl Into<String>) -> ControlError {

@@ -1,10 +1,17 @@
 //! Integration tests of the node, one binary.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod canary;
+mod cli;
 mod crash;
 mod fill;
 mod fs_model;
 mod fuse;
+mod fuzz_smoke;
 mod holder;
 mod memory_source;
+#[expect(dead_code, reason = "the sources' own tests need more of it")]
+#[path = "../../source/tests/it/s3_server.rs"]
+mod s3_server;
 mod semantics;
+mod strict;
