@@ -1,29 +1,7 @@
-//! A manifest file of any bytes, its checksums made right: reading it in all ways gives rows or errors, never a panic or an endless loop.
-//! Seed: `cache-node/manifest/tests/golden/manifest-1.bin` (put a copy into `corpus/manifest_decode`).
+//! See `checks/manifest_decode.rs`.
 #![no_main]
 
-use std::io::Write;
+#[path = "../checks/manifest_decode.rs"]
+mod check;
 
-use forebay_manifest::{DirectoryIndex, EntryIndex, Manifest};
-use libfuzzer_sys::fuzz_target;
-
-/// Rows read at most: a small file can claim many.
-const ROWS_MAX: usize = 2000;
-
-fuzz_target!(|bytes: &[u8]| {
-    let mut bytes = bytes.to_vec();
-    forebay_manifest::reseal(&mut bytes);
-    let path = std::env::temp_dir().join(format!("forebay-fuzz-{}", std::process::id()));
-    std::fs::File::create(&path).and_then(|mut file| file.write_all(&bytes)).expect("the temporary folder is writable");
-    let Ok(manifest) = Manifest::open(&path) else { return };
-    for number in 0..manifest.summary().directories.min(ROWS_MAX as u64) as u32 {
-        let _ = manifest.directory_path(DirectoryIndex(number));
-        for entry in manifest.entries(DirectoryIndex(number), 0).take(ROWS_MAX) {
-            let Ok(entry) = entry else { break };
-            let _ = manifest.find(entry.id);
-            let _ = manifest.lookup(DirectoryIndex(number), &entry.name);
-            let _ = manifest.path(entry.index);
-            let _ = manifest.object(EntryIndex(entry.index.0));
-        }
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| check::check(bytes));
