@@ -145,7 +145,10 @@ fn compare(old: &Manifest, new: &Manifest, left: Option<&Entry>, right: Option<&
 }
 
 /// Of a file: the source's name, and the key where the path doesn't spell it.
-fn origin(manifest: &Manifest, entry: &Entry) -> Result<Option<(String, Option<Vec<u8>>)>, ManifestError> {
+type OriginOf = (String, Option<Vec<u8>>);
+
+/// `None` for a folder.
+fn origin(manifest: &Manifest, entry: &Entry) -> Result<Option<OriginOf>, ManifestError> {
     manifest.with_body(entry.index, |body| match body {
         Body::Directory(_) => None,
         Body::File(file) => {

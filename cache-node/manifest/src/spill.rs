@@ -316,12 +316,15 @@ fn row_at(buffer: &[u8], at: u32) -> (&[u8], &[u8]) {
     (key, cursor.bytes().unwrap_or_default())
 }
 
+/// Key, number of its run, body.
+type Head = (Vec<u8>, usize, Vec<u8>);
+
 /// Goes through the rows of a `Sorter` in key order.
 pub(super) struct SortedRows<'a> {
     sorter: &'a Sorter,
     readers: Vec<RowReader>,
     /// The next row of each run; by key, then run, which keeps equal keys in order.
-    heap: BinaryHeap<Reverse<(Vec<u8>, usize, Vec<u8>)>>,
+    heap: BinaryHeap<Reverse<Head>>,
     /// Of rows all in memory.
     next: usize,
     current: (Vec<u8>, Vec<u8>),

@@ -40,8 +40,11 @@ pub(super) struct FileAt {
 /// The last files that were read: a few hundred nanoseconds instead of a search and a hash for each read of a file read in pieces.
 /// An id means the same object for ever, so nothing here is ever wrong.
 pub(super) struct Resolved {
-    slots: Box<[Mutex<(u64, Option<FileAt>)>]>,
+    slots: Box<[Slot]>,
 }
+
+/// The content that was read, and what it is.
+type Slot = Mutex<(u64, Option<FileAt>)>;
 
 /// 4096 x 64 bytes; more files than are read in pieces at once.
 const RESOLVED_SLOTS: usize = 4096;
@@ -53,7 +56,7 @@ impl Default for Resolved {
 }
 
 impl Resolved {
-    fn slot(&self, content: u64) -> &Mutex<(u64, Option<FileAt>)> {
+    fn slot(&self, content: u64) -> &Slot {
         &self.slots[(content >> 2) as usize % RESOLVED_SLOTS]
     }
 }

@@ -34,6 +34,9 @@ pub(super) struct Listing {
     at: Instant,
 }
 
+/// A folder's path, its hash, and the sources that may have files in it, each with the prefix of its keys there.
+type FolderPlace = (Vec<u8>, PathHash, Vec<(usize, Bytes)>);
+
 struct Folder {
     path: Vec<u8>,
     hash: PathHash,
@@ -217,7 +220,7 @@ impl OnDemand {
         Ok(())
     }
 
-    fn place(&self, directory: ContentId) -> Option<(Vec<u8>, PathHash, Vec<(usize, Bytes)>)> {
+    fn place(&self, directory: ContentId) -> Option<FolderPlace> {
         let tree = self.tree.read();
         tree.folders.get(&directory).map(|folder| (folder.path.clone(), folder.hash, folder.prefixes.clone()))
     }

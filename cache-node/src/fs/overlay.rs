@@ -20,6 +20,9 @@ pub(super) enum Repair {
     Absent,
 }
 
+/// A folder and a name in it.
+pub(super) type FolderName = (ContentId, Vec<u8>);
+
 #[derive(Default)]
 struct Table {
     /// By folder and name.
@@ -73,7 +76,7 @@ impl Overlay {
     }
 
     /// Takes out what was repaired before listing `epoch` began: the new manifest knows better. All files it ever showed for those names.
-    pub(super) fn drain_before(&self, epoch: u64) -> (Vec<(ContentId, Vec<u8>)>, Vec<Arc<LooseFile>>) {
+    pub(super) fn drain_before(&self, epoch: u64) -> (Vec<FolderName>, Vec<Arc<LooseFile>>) {
         let mut table = self.table.write();
         let old: Vec<_> = table.names.iter().filter(|(_, (_, made))| *made < epoch).map(|(name, _)| name.clone()).collect();
         for name in &old {

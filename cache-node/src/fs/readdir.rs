@@ -160,13 +160,13 @@ impl Filesystem {
             return if wanted.is_none() { Attempt::Wait } else { Attempt::Ready(Err(Error::Stale { id })) };
         };
         let dots = [(b".".as_slice(), self.directory_node(directory, 0)), (b"..".as_slice(), self.directory_node(parent, 0))];
-        let rows = listing.rows.iter().filter_map(|(name, node)| {
+        let rows = listing.rows.iter().map(|(name, node)| {
             let node = match self.overlay.by_name(directory, name) {
                 None => self.on_demand_node(node),
                 Some(Repair::File(file)) => self.loose_node(&file),
-                Some(Repair::Absent) => return Some((name.as_slice(), None)),
+                Some(Repair::Absent) => return (name.as_slice(), None),
             };
-            Some((name.as_slice(), Some(node)))
+            (name.as_slice(), Some(node))
         });
         let all = dots.into_iter().map(|(name, node)| (name, Some(node))).chain(rows);
         for (at, (name, node)) in all.enumerate().skip(position.rows as usize) {
