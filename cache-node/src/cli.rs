@@ -133,6 +133,9 @@ struct MountArgs {
     /// Don't ask the source first: mount what is cached while the source is away
     #[arg(long)]
     offline: bool,
+    /// Replace a daemon that lives and answers nothing for so long; one that waits for its source does answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    hung_after: u64,
     #[command(flatten)]
     output: OutputArgs,
 }

@@ -3,6 +3,7 @@
 //! Invariant: no request is kept in a form that the next daemon would miss; what is unanswered at death is sent again by the kernel.
 
 mod adopt;
+mod alive;
 mod errno;
 mod mode;
 mod notify;

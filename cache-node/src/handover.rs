@@ -81,6 +81,11 @@ impl Handover {
         self.tell("report to", &Request::Ready, &[])
     }
 
+    /// Says that this daemon still answers. To be used on a connection of its own: nothing else may hold it up.
+    pub fn alive(&self) -> Result<(), ProtocolError> {
+        self.tell("report to", &Request::Alive, &[])
+    }
+
     /// Lets the holder register `file` for `node`; the id that the node has already, if it has one.
     pub fn register(&self, node: u64, file: BorrowedFd<'_>) -> Result<BackingId, ProtocolError> {
         const OP: &str = "register a file with";

@@ -38,6 +38,8 @@ pub struct MountRequest {
     pub passthrough: bool,
     /// How long `start` waits for the first `serve` to be ready.
     pub ready_within: Duration,
+    /// A daemon that lives and doesn't answer for so long is killed, and the next one started.
+    pub hung_after: Duration,
 }
 
 /// A mount that answers.
@@ -105,11 +107,22 @@ pub fn start(root: &RunRoot, request: &MountRequest) -> Result<Mounted, HolderEr
     command.arg("holder").arg("--folder").arg(folder.path());
     // The lock lives on in the holder, as its standard input; it is never free in between, so nobody takes the folder for a dead one.
     command.stdin(lock.into_file()).stdout(Stdio::piped()).stderr(log_file);
-    // SAFETY: setsid is async-signal-safe and touches no memory of this process.
+    // SAFETY: all three make async-signal-safe calls only.
     unsafe {
         command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
+        command.pre_exec(supervise::clear_signal_mask);
+        command.pre_exec(inherit_no_descriptor);
     }
-    let mut holder = command.spawn().map_err(io("start", &program))?;
+    let spawned = command.spawn().map_err(io("start", &program));
+    // With it goes our copy of the lock: the holder alone has it now.
+    drop(command);
+    let mut holder = match spawned {
+        Ok(holder) => holder,
+        Err(error) => {
+            put_aside(&folder);
+            return Err(error);
+        }
+    };
     let mut line = String::new();
     if let Some(stdout) = holder.stdout.take() {
         BufReader::new(stdout).read_line(&mut line).map_err(io("read the report of", &program))?;
@@ -119,13 +132,34 @@ pub fn start(root: &RunRoot, request: &MountRequest) -> Result<Mounted, HolderEr
         Ok(Report::Failed { detail, code }) => {
             // It ends right after its report.
             let _ = holder.wait();
-            Err(HolderError::NotReady { mount_point: shown(&request.mount_point), detail, code, log: shown(&log) })
+            Err(HolderError::NotReady { mount_point: shown(&request.mount_point), detail, code, log: shown(put_aside(&folder)) })
         }
         Err(_) => {
             let status = holder.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             let detail = format!("the holder ended without a word ({status})");
-            Err(HolderError::NotReady { mount_point: shown(&request.mount_point), detail, code: None, log: shown(&log) })
+            Err(HolderError::NotReady { mount_point: shown(&request.mount_point), detail, code: None, log: shown(put_aside(&folder)) })
         }
+    }
+}
+
+/// What the caller has open without close-on-exec (a lock of its script, a pipe) must not live as long as the mount. For `pre_exec`: async-signal-safe.
+fn inherit_no_descriptor() -> std::io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    // Before Linux 5.11 there is no such call: then they are inherited.
+    // SAFETY: nothing is closed in this process, which is about to become another program; the flag closes them there.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Ok(())
+}
+
+/// Removes what a start that failed left, and gives where its log is now.
+fn put_aside(folder: &MountFolder) -> PathBuf {
+    match folder.lock() {
+        // Whoever has it is a mount of somebody else, made meanwhile.
+        Ok(None) | Err(_) => folder.log(),
+        Ok(Some(_lock)) => folder.remove_but_log().unwrap_or_else(|error| {
+            tracing::warn!(%error, folder = %folder.path().display(), "the folder of a start that failed stays");
+            folder.log()
+        }),
     }
 }
 
@@ -157,18 +191,20 @@ pub fn run(folder: &Path) -> Result<(), HolderError> {
     result
 }
 
-/// Unmounts, then stops the daemon and the holder. `Busy` leaves everything as it was.
-pub fn unmount(root: &RunRoot, mount_point: &Path) -> Result<(), HolderError> {
+/// Unmounts, then stops the daemon and the holder. `Busy` leaves everything as it was. Gives why reads of the mount failed until now, if they did.
+pub fn unmount(root: &RunRoot, mount_point: &Path) -> Result<Option<String>, HolderError> {
     let mount_point = canonical(mount_point)?;
     let folder = root.mount(&mount_point);
     if !folder.is_alive() {
-        return unmount_dead(&mount_point, &folder);
+        unmount_dead(&mount_point, &folder)?;
+        return Ok(Some("its holder died, and its daemon with it".to_owned()));
     }
     let handover = Handover::connect(&folder.holder_socket()).map_err(HolderError::Holder)?;
+    let aborted = handover.status().map_err(HolderError::Holder)?.aborted;
     match handover.ask("unmount through", &Request::Unmount, &[]).map_err(HolderError::Holder)?.0 {
         Reply::Done => {
             wait_until_ended(&folder);
-            Ok(())
+            Ok(aborted)
         }
         Reply::Busy { users } => Err(HolderError::Busy { mount_point: shown(&mount_point), users }),
         other => Err(HolderError::Holder(ProtocolError::Malformed { op: "unmount through", detail: format!("{other:?}") })),
@@ -252,8 +288,11 @@ fn prepare(root: &RunRoot, request: &MountRequest) -> Result<(MountFolder, Folde
         let holder = Handover::connect(&folder.holder_socket()).and_then(|holder| holder.status());
         return Err(HolderError::AlreadyMounted { mount_point: shown(mount_point), pid: holder.map_or(0, |status| status.holder_pid) });
     };
-    if device::is_mounted(mount_point) {
-        unmount_or_tell(mount_point)?;
+    if device::is_mounted(mount_point)
+        && let Err(error) = unmount_or_tell(mount_point)
+    {
+        clean_up(&folder, lock);
+        return Err(error);
     }
     let path = folder.request();
     let text =

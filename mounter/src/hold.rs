@@ -17,7 +17,7 @@ use crate::{MountError, abort};
 
 /// KiB that the kernel reads ahead on the mount: four requests of the largest size.
 pub const READ_AHEAD_KIBIBYTES: u32 = 4096;
-/// Connections served at once: a daemon has two, a status or unmount one.
+/// Connections served at once: a daemon has four, a status or unmount one.
 const CONNECTIONS_MAX: usize = 64;
 
 /// How to make a mount that is held.
@@ -37,9 +37,19 @@ pub struct HoldOptions {
 /// What concerns who runs the daemons.
 #[derive(Debug)]
 pub enum Event {
-    Adopted { pid: u32 },
-    Ready { pid: u32 },
-    Unmount { answer: Answer },
+    Adopted {
+        pid: u32,
+    },
+    Ready {
+        pid: u32,
+    },
+    /// It still answers requests.
+    Alive {
+        pid: u32,
+    },
+    Unmount {
+        answer: Answer,
+    },
 }
 
 /// Where an answer goes that takes longer; dropped, it breaks the asker's connection.
@@ -251,6 +261,10 @@ impl Hold {
                     adopter.ready = true;
                 }
                 let _ = events.send(Event::Ready { pid });
+                None
+            }
+            Request::Alive => {
+                let _ = events.send(Event::Alive { pid });
                 None
             }
             Request::Register { node } => {

@@ -29,6 +29,8 @@ pub enum Request {
     Adopt,
     /// The daemon serves from now on. No answer.
     Ready,
+    /// The daemon's loop and its runtime went round once more: sent every second or so, on a connection of its own. No answer.
+    Alive,
     /// Register the descriptor beside this message for `node`. Answer: `Registered`; the same id again if the node has one.
     Register { node: NodeNumber },
     /// A daemon that may make the ioctl itself has registered `node`. No answer.

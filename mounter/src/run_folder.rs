@@ -1,4 +1,4 @@
-//! Where the files of a mount live: `ROOT/mounts/HASH/{holder.sock,node.sock,mount.json,log,lock}`.
+//! Where the files of a mount live: `ROOT/mounts/HASH/{holder.sock,node.sock,mount.json,log,lock}`; the log of a start that failed: `ROOT/failed/HASH.log`.
 //! ROOT is `$FOREBAY_RUN`, else `/run/forebay` as root, else `$XDG_RUNTIME_DIR/forebay`; the caller reads the environment.
 //! Invariant: a folder whose `lock` can be taken belongs to no live holder and may be removed.
 
@@ -101,6 +101,17 @@ impl MountFolder {
     /// Whether a holder lives here.
     pub fn is_alive(&self) -> bool {
         self.path().join("lock").exists() && matches!(self.lock(), Ok(None))
+    }
+
+    /// Removes the folder after a start that failed, but for its log, and gives where that is now. One log a mount point is kept.
+    pub fn remove_but_log(&self) -> io::Result<PathBuf> {
+        let name = self.0.file_name().unwrap_or_default();
+        let logs = self.0.parent().and_then(Path::parent).unwrap_or(&self.0).join("failed");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs)?;
+        let kept = logs.join(name).with_extension("log");
+        fs::rename(self.log(), &kept)?;
+        self.remove()?;
+        Ok(kept)
     }
 
     /// Removes the folder of a dead holder; the log of the last one goes, too.

@@ -172,6 +172,8 @@ impl Builder {
         let name = Self::file_name(self.options.term, self.options.sequence);
         let (path, partial) = (self.directory.join(&name), self.directory.join(format!("{name}.partial")));
         let written = self.write(&partial).and_then(|()| {
+            // It is mapped from now on: a file that changes under a mapping is a signal to whoever reads it.
+            std::fs::set_permissions(&partial, std::os::unix::fs::PermissionsExt::from_mode(0o400))?;
             std::fs::rename(&partial, &path)?;
             File::open(&self.directory)?.sync_all()
         });
@@ -186,7 +188,11 @@ impl Builder {
     }
 
     fn write(&mut self, partial: &Path) -> io::Result<()> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(partial)?;
+        match std::fs::remove_file(partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = File::options().read(true).write(true).create_new(true).open(partial)?;
         let groups = unnamed_file(&self.directory)?;
         let sources = self.options.sources.clone();
         let mut assembler = Assembler::new(&self.directory, &sources, self.id_mask, &file, &groups)?;

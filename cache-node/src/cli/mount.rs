@@ -50,6 +50,7 @@ pub(super) fn mount(environment: &Environment, args: &MountArgs) -> Result<Exit,
         allow_other: rustix::process::geteuid().is_root(),
         passthrough: config.passthrough,
         ready_within: READY_WITHIN,
+        hung_after: Duration::from_secs(args.hung_after),
     };
     let result = if args.foreground {
         holder::run_foreground(&environment.run, &request, |mounted| report(mounted, &request.name, args.output.output))
@@ -76,9 +77,12 @@ fn report(mounted: &Mounted, name: &str, output: Output) {
 
 pub(super) fn unmount(environment: &Environment, mount_point: &Path) -> Result<Exit, Failure> {
     let canonical = holder::canonical(mount_point)?;
-    holder::unmount(&environment.run, &canonical)?;
+    let failed = holder::unmount(&environment.run, &canonical)?;
     Copies::remove(&environment.run, &canonical);
     println!("{} is unmounted", mount_point.display());
+    if let Some(why) = failed {
+        eprintln!("note: its reads failed before that: {why}");
+    }
     Ok(Exit::Ok)
 }
 
@@ -102,12 +106,15 @@ fn mount_point(run: &RunRoot, path: &Path) -> Result<PathBuf, Failure> {
     if holder::node_socket(run, &canonical).is_ok() {
         return refuse(Exit::Temporary, &format!("it is a mount of Forebay already; unmount it first with `forebay-node unmount {shown}`"));
     }
+    // A dead one fails whatever asks it, each kernel with an errno of its own.
+    if forebay_mounter::device::is_mounted(&canonical) {
+        return Ok(canonical);
+    }
     match std::fs::read_dir(&canonical) {
         Ok(mut entries) => match entries.next() {
             None => Ok(canonical),
             Some(_) => refuse(Exit::CannotCreate, "it is not empty, and its files would be hidden; give an empty folder"),
         },
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(canonical),
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
             refuse(Exit::CannotCreate, "it is no folder; give an empty folder")
         }

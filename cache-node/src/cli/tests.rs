@@ -47,6 +47,7 @@ fn mount(folder: &std::path::Path, dataset: &str, mount_point: &str) -> failure:
         mount_point: folder.join(mount_point),
         node: NodeArgs { config: None, cache_dir: None },
         foreground: false,
+        hung_after: 10,
         offline: false,
         output: OutputArgs { output: Output::Text },
     };

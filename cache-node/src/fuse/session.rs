@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::alive::{self, Loops};
 use super::mode::Mode;
 use super::passthrough::{Beginning, Passthrough};
 use super::reply::{GENERATION, Latencies, Operation, Timed, file_attributes, file_type};
@@ -44,6 +45,7 @@ struct Shared<S> {
     mode: Mode,
     passthrough: Arc<Passthrough>,
     latencies: Arc<Latencies>,
+    loops: Arc<Loops>,
     /// Given out as the handle of every open.
     epoch: u64,
 }
@@ -70,6 +72,7 @@ pub(super) fn start<S: Serve>(
         epoch,
         prune: features.prune,
     }));
+    let loops = Arc::new(Loops::default());
     let shared = Arc::new(Shared {
         serve: Arc::clone(&serve),
         runtime: runtime.clone(),
@@ -77,6 +80,7 @@ pub(super) fn start<S: Serve>(
         mode: Mode::new(adopted.record.no_open),
         passthrough: Arc::clone(&passthrough),
         latencies,
+        loops: Arc::clone(&loops),
         epoch,
     });
     let session = adopt::session(Session { shared }, &adopted, options.threads.get()).map_err(failed("adopt"))?;
@@ -98,6 +102,8 @@ pub(super) fn start<S: Serve>(
     follow_holder(handover, Arc::clone(&end))?;
     spawn("fuse", move || finish(&end, session.run().map_err(failed("run"))))?;
     handover.ready()?;
+    let reporter = handover.another()?;
+    spawn("alive", move || alive::report(&loops, &runtime, &reporter))?;
     Ok(Running { ended, passthrough })
 }
 
@@ -213,6 +219,7 @@ impl<S: Serve> Session<S> {
 
     /// `try` to list, prepare if it must wait, and list again. A listing that waits twice in a row lost a race with its own eviction.
     fn read_directory<R: Listing>(&self, node: NodeId, cookie: u64, mut reply: R) {
+        let _turn = self.shared.loops.begin();
         let timed = Timed::begin(Operation::ReadDirectory);
         match Self::list(&self.shared, node, cookie, &mut |row| reply.take(&row)) {
             Attempt::Ready(result) => self.shared.latencies.finish(timed, result, |result| reply.send(result)),
@@ -276,6 +283,7 @@ macro_rules! refuse {
 
 impl<S: Serve> fuser::Filesystem for Session<S> {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _turn = self.shared.loops.begin();
         let timed = Timed::begin(Operation::Lookup);
         let parent = NodeId(parent.0);
         let Shared { serve, latencies, .. } = &*self.shared;
@@ -292,6 +300,7 @@ impl<S: Serve> fuser::Filesystem for Session<S> {
     }
 
     fn forget(&self, _: &Request, node: INodeNo, _lookups: u64) {
+        let _turn = self.shared.loops.begin();
         if NodeId(node.0).mode() == IoMode::Passthrough {
             self.shared.passthrough.forget(node.0);
         }
@@ -299,6 +308,7 @@ impl<S: Serve> fuser::Filesystem for Session<S> {
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let _turn = self.shared.loops.begin();
         let timed = Timed::begin(Operation::Attributes);
         let node = NodeId(node.0);
         match self.shared.serve.try_attributes(node) {
@@ -311,6 +321,7 @@ impl<S: Serve> fuser::Filesystem for Session<S> {
     }
 
     fn open(&self, _: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _turn = self.shared.loops.begin();
         let timed = Timed::begin(Operation::Open);
         let node = NodeId(node.0);
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
@@ -344,6 +355,7 @@ impl<S: Serve> fuser::Filesystem for Session<S> {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _turn = self.shared.loops.begin();
         let timed = Timed::begin(Operation::Read);
         let (node, bytes) = (NodeId(node.0), size as usize);
         with_buffer(bytes, |into| match self.shared.serve.try_read(node, offset, into) {
@@ -356,6 +368,7 @@ impl<S: Serve> fuser::Filesystem for Session<S> {
     }
 
     fn release(&self, _: &Request, node: INodeNo, handle: FileHandle, _: OpenFlags, _: Option<LockOwner>, _: bool, reply: ReplyEmpty) {
+        let _turn = self.shared.loops.begin();
         let timed = Timed::begin(Operation::Release);
         if NodeId(node.0).mode() == IoMode::Passthrough {
             self.shared.passthrough.release(node.0, handle.0);
@@ -369,6 +382,7 @@ impl<S: Serve> fuser::Filesystem for Session<S> {
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let _turn = self.shared.loops.begin();
         let timed = Timed::begin(Operation::OpenDirectory);
         self.shared.latencies.finish(timed, Ok(()), |_| {
             if self.shared.is_no_open() {

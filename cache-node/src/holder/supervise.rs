@@ -24,6 +24,10 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Pause before a daemon that died is started again: none the first time, then doubled from here.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// The same for one that served, however shortly: readers wait for it.
+const BACKOFF_SERVED_MAX: Duration = Duration::from_millis(200);
+/// How long a report of a daemon may be on its way here once it is late. A machine that slept is no daemon that hangs.
+const LATE_REPORT_WITHIN: Duration = Duration::from_secs(1);
 /// A daemon that served for so long starts with a clean record.
 const STEADY_AFTER: Duration = Duration::from_secs(10);
 /// How long a daemon may flush after the mount is gone.
@@ -49,6 +53,10 @@ struct Daemon {
     process: OwnedFd,
     /// When it said that it serves.
     ready: Option<Instant>,
+    /// Until when it must report that it still answers; `None` before its first report, and once it was killed.
+    report_by: Option<Instant>,
+    /// The deadline passed once; see `LATE_REPORT_WITHIN`.
+    is_late: bool,
 }
 
 struct Supervisor<'a> {
@@ -166,7 +174,8 @@ impl Supervisor<'_> {
                 self.start_later();
             }
         }
-        let deadline = [self.start_at, self.give_up_at].into_iter().flatten().min();
+        let report_by = self.daemon.as_ref().and_then(|daemon| daemon.report_by);
+        let deadline = [self.start_at, self.give_up_at, report_by].into_iter().flatten().min();
         let event = match deadline {
             None => self.events.recv().ok(),
             Some(at) => match self.events.recv_timeout(at.saturating_duration_since(Instant::now())) {
@@ -181,7 +190,8 @@ impl Supervisor<'_> {
     fn handle(&mut self, event: Option<Event>) -> Next {
         match event {
             None if self.is_overdue() => self.give_up("no daemon served it in time"),
-            None => {}
+            None => self.check_report(),
+            Some(Event::Hold(hold::Event::Alive { pid })) => self.reported(pid),
             Some(Event::Hold(hold::Event::Adopted { pid })) => tracing::debug!(pid, "the mount is adopted"),
             Some(Event::Hold(hold::Event::Ready { pid })) => self.became_ready(pid),
             Some(Event::Hold(hold::Event::Unmount { answer })) => return self.unmount(answer),
@@ -203,6 +213,28 @@ impl Supervisor<'_> {
         tracing::info!(pid, epoch = self.hold.status().epoch, "the mount is served");
     }
 
+    fn reported(&mut self, pid: u32) {
+        // One that was just killed may still have a report on its way.
+        if let Some(daemon) = self.daemon.as_mut().filter(|daemon| daemon.pid == pid) {
+            daemon.report_by = Some(Instant::now() + self.request.hung_after);
+            daemon.is_late = false;
+        }
+    }
+
+    /// Kills a daemon that lives and doesn't answer: its requests are sent again to the next one.
+    fn check_report(&mut self) {
+        let now = Instant::now();
+        let Some(daemon) = self.daemon.as_mut().filter(|daemon| daemon.report_by.is_some_and(|at| at <= now)) else { return };
+        if !daemon.is_late {
+            daemon.is_late = true;
+            daemon.report_by = Some(now + LATE_REPORT_WITHIN);
+            return;
+        }
+        daemon.report_by = None;
+        tracing::error!(pid = daemon.pid, hung_after = ?self.request.hung_after, "the daemon lives and doesn't answer: killed");
+        self.kill(Signal::KILL);
+    }
+
     fn exited(&mut self, pid: u32, status: &io::Result<ExitStatus>) -> Next {
         let Some(daemon) = self.daemon.take_if(|daemon| daemon.pid == pid) else { return Next::GoOn };
         if !self.hold.is_connected() {
@@ -221,6 +253,8 @@ impl Supervisor<'_> {
         }
         if daemon.ready.is_some_and(|since| since.elapsed() >= STEADY_AFTER) {
             self.backoff = Duration::ZERO;
+        } else if daemon.ready.is_some() {
+            self.backoff = self.backoff.min(BACKOFF_SERVED_MAX);
         }
         self.give_up_at.get_or_insert(Instant::now() + READY_WITHIN);
         self.start_later();
@@ -288,9 +322,9 @@ impl Supervisor<'_> {
             let log = || File::options().create(true).append(true).open(path).map_err(io_error("open", path));
             command.stdout(log()?).stderr(log()?);
         }
-        // SAFETY: pthread_sigmask is async-signal-safe.
+        // SAFETY: it makes async-signal-safe calls only.
         unsafe {
-            command.pre_exec(unblock_signals);
+            command.pre_exec(clear_signal_mask);
         }
         let child = command.spawn().map_err(io_error("start", &self.program))?;
         let pid = child.id();
@@ -299,7 +333,7 @@ impl Supervisor<'_> {
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from))
             .map_err(io_error("watch", &self.program))?;
         wait_for(child, self.sender.clone()).map_err(io_error("watch", &self.program))?;
-        self.daemon = Some(Daemon { pid, process, ready: None });
+        self.daemon = Some(Daemon { pid, process, ready: None, report_by: None, is_late: false });
         Ok(())
     }
 
@@ -410,13 +444,15 @@ fn block_signals() {
     }
 }
 
-/// A child inherits the mask, and would never hear SIGTERM.
-fn unblock_signals() -> io::Result<()> {
-    // SAFETY: as above.
-    match unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &signals(), std::ptr::null_mut()) } {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error)),
-    }
+/// A child inherits the mask, of ours or of whoever started us, and would never hear SIGTERM. For `pre_exec`: async-signal-safe.
+pub(super) fn clear_signal_mask() -> io::Result<()> {
+    let mut none = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set, and no old set is asked for.
+    let result = unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 
 fn wait_for_signals(sender: SyncSender<Event>) -> Result<(), HolderError> {

@@ -1,5 +1,8 @@
 //! kill -9 of the daemon, again and again, under checked readers: no error, no wrong byte, no long stall.
 
+pub(crate) mod versions;
+mod whole;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -33,7 +36,7 @@ fn kills() -> u32 {
     if std::env::var_os("FOREBAY_TORTURE").is_some() { 100 } else { 6 }
 }
 
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let seed = std::env::var("FOREBAY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     eprintln!("FOREBAY_SEED={seed}");
     seed
@@ -54,6 +57,9 @@ struct Seen {
     errors: Vec<String>,
     wrong: Vec<String>,
     longest_ms: u64,
+    /// Reads of a version that was gone.
+    #[serde(default)]
+    stale: u64,
 }
 
 impl Seen {
@@ -63,6 +69,36 @@ impl Seen {
         self.errors.extend(other.errors);
         self.wrong.extend(other.wrong);
         self.longest_ms = self.longest_ms.max(other.longest_ms);
+        self.stale += other.stale;
+    }
+
+    /// Counts one call.
+    fn took(&mut self, time: Duration) {
+        self.longest_ms = self.longest_ms.max(u64::try_from(time.as_millis()).unwrap());
+        self.operations += 1;
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "{} operations, {} MB, {} errors, {} wrong, {} stale, longest stall {} ms",
+            self.operations,
+            self.bytes >> 20,
+            self.errors.len(),
+            self.wrong.len(),
+            self.stale,
+            self.longest_ms
+        )
+    }
+
+    fn is_nothing_but_a_moment(&self) -> bool {
+        self.wrong.is_empty() && self.errors.is_empty() && u128::from(self.longest_ms) < STALL_MAX.as_millis()
+    }
+
+    fn assert_nothing_but_a_moment(&self) {
+        assert!(self.wrong.is_empty(), "{:?}", &self.wrong[..self.wrong.len().min(5)]);
+        assert!(self.errors.is_empty(), "{:?}", &self.errors[..self.errors.len().min(5)]);
+        assert!(self.operations > 1000, "{}", self.summary());
+        assert!(u128::from(self.longest_ms) < STALL_MAX.as_millis(), "{} ms", self.longest_ms);
     }
 }
 
@@ -124,21 +160,9 @@ fn kill_9_of_the_daemon_costs_128_readers_nothing_but_a_moment() {
         let line = text.lines().find_map(|line| line.strip_prefix("SEEN ")).expect("a report");
         seen.merge(serde_json::from_str(line).unwrap());
     }
-    eprintln!(
-        "{} kills: {} operations, {} MB, {} errors, {} wrong, longest stall {} ms, longest gap between daemons {} ms, {:?}",
-        kills(),
-        seen.operations,
-        seen.bytes >> 20,
-        seen.errors.len(),
-        seen.wrong.len(),
-        seen.longest_ms,
-        longest_gap.as_millis(),
-        mount.hold.status(),
-    );
-    assert!(seen.errors.is_empty(), "{:?}", &seen.errors[..seen.errors.len().min(5)]);
-    assert!(seen.wrong.is_empty(), "{:?}", &seen.wrong[..seen.wrong.len().min(5)]);
-    assert!(seen.operations > 1000, "{seen:?}");
-    assert!(u128::from(seen.longest_ms) < STALL_MAX.as_millis(), "{} ms", seen.longest_ms);
+    let gap = longest_gap.as_millis();
+    eprintln!("{} kills: {}, longest gap between daemons {gap} ms, {:?}", kills(), seen.summary(), mount.hold.status());
+    seen.assert_nothing_but_a_moment();
 }
 
 #[test]
@@ -176,8 +200,7 @@ fn reader(task: &Task, stopped: &AtomicBool, mut random: SmallRng) -> Seen {
         let path = root.join(task.plan.path(number));
         let begun = Instant::now();
         let result = step(task, &path, number, &mut held, &mut random, &mut seen);
-        seen.longest_ms = seen.longest_ms.max(u64::try_from(begun.elapsed().as_millis()).unwrap());
-        seen.operations += 1;
+        seen.took(begun.elapsed());
         if let Err(error) = result {
             seen.errors.push(format!("{}: {error}", path.display()));
         }

@@ -1,95 +1,15 @@
-//! The real program: mount, crash, restart, busy, unmount, from the outside. Signals go to processes that the holder's status names, and no others.
+//! The real program, from the outside: mount, crash, restart, busy, unmount. Signals go to processes that the holder's status names, and no others.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use forebay_mounter::device;
-use forebay_mounter::protocol::HolderStatus;
-use forebay_mounter::run_folder::RunRoot;
-use forebay_node::holder;
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use rustix::process::Signal;
 
 use crate::fuse::can_mount;
-
-const FILES: u8 = 4;
-const BYTES: usize = 300_000;
-
-struct Laptop {
-    folder: TempDir,
-}
-
-impl Laptop {
-    fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        let laptop = Self { folder };
-        for name in ["bucket", "data"] {
-            fs::create_dir(laptop.path(name)).unwrap();
-        }
-        for file in 1..=FILES {
-            fs::write(laptop.path("bucket").join(format!("f{file}")), vec![file; BYTES]).unwrap();
-        }
-        let source = laptop.path("bucket").display().to_string();
-        let dataset =
-            format!("apiVersion: forebay.dev/v1alpha1\nkind: Dataset\nmetadata: {{ name: t }}\nspec:\n  source: \"file://{source}\"\n");
-        fs::write(laptop.path("dataset.yaml"), dataset).unwrap();
-        laptop
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().canonicalize().unwrap().join(name)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay-node"));
-        command.env("FOREBAY_RUN", self.path("run")).current_dir(self.folder.path()).args(arguments);
-        command.output().unwrap()
-    }
-
-    fn mount(&self) {
-        let output = self.run(&["mount", "dataset.yaml", "data", "--cache-dir", "cache"]);
-        assert!(output.status.success(), "{output:?}");
-    }
-
-    fn status(&self) -> HolderStatus {
-        let mut all = holder::list(&RunRoot::new(self.path("run"))).unwrap();
-        assert_eq!(all.len(), 1, "{all:?}");
-        all.remove(0)
-    }
-
-    fn check(&self) {
-        for file in 1..=FILES {
-            assert!(fs::read(self.path("data").join(format!("f{file}"))).unwrap() == vec![file; BYTES]);
-        }
-    }
-}
-
-impl Drop for Laptop {
-    fn drop(&mut self) {
-        if device::is_mounted(&self.path("data")) {
-            self.run(&["unmount", "data"]);
-        }
-    }
-}
-
-fn signal(pid: u32, signal: Signal) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
-}
-
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what} within 20 s");
-        std::thread::yield_now();
-    }
-}
-
-fn is_dead(pid: u32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists() || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
-}
+use crate::laptop::{Laptop, is_dead, signal, wait_until};
 
 #[test]
 fn the_holder_brings_a_daemon_back_that_was_killed_or_told_to_end() {
@@ -149,6 +69,15 @@ fn without_its_holder_a_daemon_ends_reads_fail_and_the_next_mount_cleans_up() {
     wait_until("the daemon's end", || is_dead(status.node_pid.unwrap()));
     wait_until("a failing read", || open.read_at(&mut [0; 10], 200_000).is_err() || fs::metadata(laptop.path("data").join("f2")).is_err());
     drop(open);
+    let told = laptop.run(&["unmount", "data"]);
+    assert!(told.status.success(), "{told:?}");
+    assert!(String::from_utf8_lossy(&told.stderr).contains("its holder died"), "{told:?}");
+    assert!(!device::is_mounted(&laptop.path("data")));
+    laptop.mount();
+    // And without one: the next mount clears the dead one away.
+    let status = laptop.status();
+    signal(status.holder_pid, Signal::KILL);
+    wait_until("the daemon's end", || is_dead(status.node_pid.unwrap()));
     laptop.mount();
     laptop.check();
 }
@@ -164,4 +93,134 @@ fn a_daemon_that_cannot_start_is_told_and_leaves_no_mount() {
     assert!(!output.status.success());
     assert!(!output.stderr.is_empty());
     assert!(!device::is_mounted(&laptop.path("data")));
+}
+
+#[test]
+fn a_start_that_fails_leaves_its_log_and_nothing_else() {
+    if !can_mount() {
+        return;
+    }
+    let laptop = Laptop::new();
+    fs::write(laptop.path("dataset.yaml"), fs::read_to_string(laptop.path("dataset.yaml")).unwrap().replace("bucket", "nowhere")).unwrap();
+    let output = laptop.run(&["mount", "dataset.yaml", "data", "--cache-dir", "cache", "--offline"]);
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(fs::read_dir(laptop.path("run").join("mounts")).unwrap().count(), 0, "{text}");
+    let log = fs::read_dir(laptop.path("run").join("failed")).unwrap().next().unwrap().unwrap().path();
+    assert!(text.contains(log.to_str().unwrap()), "{text}");
+    assert!(!device::is_mounted(&laptop.path("data")));
+}
+
+/// Which files the process has open.
+fn open_files(pid: u32) -> Vec<std::path::PathBuf> {
+    let rows = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    rows.filter_map(|row| fs::read_link(row.unwrap().path()).ok()).collect()
+}
+
+#[test]
+fn what_the_caller_had_open_and_blocked_is_not_inherited() {
+    if !can_mount() {
+        return;
+    }
+    let laptop = Laptop::new();
+    let lock = laptop.path("a lock of the caller");
+    let script = r#"exec 9>"$1"; shift; exec "$@""#;
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(&lock).arg(env!("CARGO_BIN_EXE_forebay-node")).args(Laptop::MOUNT);
+    command.env("FOREBAY_RUN", laptop.path("run")).current_dir(laptop.folder.path());
+    // SAFETY: both calls are async-signal-safe, and the set is initialised by the first.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+            let mut all = std::mem::MaybeUninit::uninit();
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
+            Ok(())
+        });
+    }
+    assert!(command.status().unwrap().success());
+    laptop.check();
+    let status = laptop.status();
+    for pid in [status.holder_pid, status.node_pid.unwrap()] {
+        assert!(!open_files(pid).contains(&lock), "{pid} keeps the caller's lock");
+    }
+    let mask = fs::read_to_string(format!("/proc/{}/status", status.node_pid.unwrap())).unwrap();
+    assert!(mask.contains("SigBlk:\t0000000000000000"), "{mask}");
+}
+
+#[test]
+fn a_daemon_that_lives_and_does_not_answer_is_replaced() {
+    if !can_mount() {
+        return;
+    }
+    let laptop = Laptop::new();
+    laptop.mount_with(&["--hung-after", "2"]);
+    for round in 0..2 {
+        // Its first report makes the holder listen for the next.
+        let before = laptop.steady();
+        laptop.free();
+        signal(before.node_pid.unwrap(), Signal::STOP);
+        let stopped = Instant::now();
+        // Only a daemon knows it: this waits in the kernel for the next one.
+        let mut value = [0; 64];
+        rustix::fs::getxattr(laptop.path("data").join("f1"), "user.forebay.version", &mut value).unwrap();
+        let stall = stopped.elapsed();
+        assert!(stall > Duration::from_secs(1) && stall < Duration::from_secs(10), "round {round}: {stall:?}");
+        assert_ne!(laptop.status().node_pid, before.node_pid, "round {round}");
+        laptop.check();
+        wait_until("its end", || is_dead(before.node_pid.unwrap()));
+    }
+    assert!(fs::read_to_string(laptop.status().folder.join("log")).unwrap().contains("doesn't answer: killed"));
+}
+
+#[test]
+fn a_daemon_that_waits_for_its_source_is_left_alone() {
+    if !can_mount() {
+        return;
+    }
+    let laptop = Laptop::new();
+    // Takes connections, and says nothing.
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dataset = format!(
+        "apiVersion: forebay.dev/v1alpha1\nkind: Dataset\nmetadata: {{ name: t }}\nspec:\n  source: s3://silent/\n  s3: {{ endpoint: \"http://{}\", region: us-east-1, anonymous: true, addressing: Path }}\n",
+        server.local_addr().unwrap()
+    );
+    fs::write(laptop.path("dataset.yaml"), dataset).unwrap();
+    laptop.mount_with(&["--hung-after", "1", "--offline"]);
+    let before = laptop.steady();
+    let path = laptop.path("data").join("f1");
+    let reader = std::thread::spawn(move || fs::read(path));
+    let begun = Instant::now();
+    // Long enough for a holder that took waiting for hanging: the limit, and the second look.
+    while begun.elapsed() < Duration::from_secs(5) && !reader.is_finished() {
+        std::thread::yield_now();
+        assert_eq!(laptop.status().node_pid, before.node_pid);
+    }
+    assert!(!reader.is_finished(), "it waits for the source");
+    // Twice: the mount is in use.
+    signal(before.holder_pid, Signal::TERM);
+    wait_until("a holder that says why it stays", || {
+        fs::read_to_string(before.folder.join("log")).is_ok_and(|log| log.contains("a second signal makes its reads fail"))
+    });
+    signal(before.holder_pid, Signal::TERM);
+    assert!(reader.join().unwrap().is_err());
+    wait_until("the holder's end", || is_dead(before.holder_pid));
+    let told = laptop.run(&["unmount", "data"]);
+    assert!(!device::is_mounted(&laptop.path("data")), "{told:?}");
+}
+
+#[test]
+fn a_manifest_that_is_cut_costs_at_most_a_restart() {
+    if !can_mount() {
+        return;
+    }
+    let laptop = Laptop::new();
+    laptop.mount();
+    laptop.check();
+    let manifest = laptop.manifest();
+    File::options().write(true).open(&manifest).unwrap().set_len(4096).unwrap();
+    // A page that was in use is a signal to the daemon, which may be in the middle of this.
+    let _ = laptop.run(&["free", "data", "/"]);
+    // What the kernel knew is read by node ids; what it didn't know, by names. Either may be the first to touch the file.
+    wait_until("right bytes again", || laptop.is_right());
+    laptop.check();
 }

@@ -1,7 +1,9 @@
 //! Integration tests of the node, one binary.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod boundaries;
 mod canary;
+mod changes;
 mod cli;
 mod crash;
 mod fill;
@@ -9,6 +11,7 @@ mod fs_model;
 mod fuse;
 mod fuzz_smoke;
 mod holder;
+mod laptop;
 mod memory_source;
 #[expect(dead_code, reason = "the sources' own tests need more of it")]
 #[path = "../../source/tests/it/s3_server.rs"]

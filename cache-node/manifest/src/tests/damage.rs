@@ -64,6 +64,28 @@ fn a_cut_file_is_refused() {
     assert!(Manifest::open(&victim).is_err_and(|error| error.is_damage()));
 }
 
+/// As a disk does that gives an error for a page: what was not looked at yet fails, and the process goes on.
+#[test]
+fn a_file_cut_while_it_is_mapped_fails_what_was_not_read_and_ends_nothing() {
+    let mut random = seeded();
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = random_rows(&mut random, 1, 400);
+    for number in 0..4000 {
+        put(&mut rows, 0, format!("plain/{number}").as_bytes(), number, &format!("{number:032x}"));
+    }
+    let path = build(folder.path(), &["/"], 1, &rows).file().to_owned();
+    let whole = std::fs::read(&path).unwrap();
+    let victim = folder.path().join("victim");
+    for pages in [1, 2, whole.len() as u64 / 4096 / 2] {
+        std::fs::write(&victim, &whole).unwrap();
+        let manifest = Manifest::open(&victim).unwrap();
+        std::fs::File::options().write(true).open(&victim).unwrap().set_len(pages * 4096).unwrap();
+        assert!(read_everything(&manifest).is_err_and(|error| error.is_damage()));
+        assert!(manifest.verify().is_err_and(|error| error.is_damage()));
+        assert!(Manifest::open(&victim).is_err_and(|error| error.is_damage()), "the next process doesn't open it");
+    }
+}
+
 #[test]
 fn wrong_bytes_under_right_checksums_never_panic() {
     let mut random = seeded();
