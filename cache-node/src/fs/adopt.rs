@@ -284,7 +284,7 @@ pub fn lost_by(before: &Manifest, change: &Change<'_>) -> Result<Option<(Content
     Ok(lost_file(before, change)?.map(|(id, object)| (id, object.object)))
 }
 
-fn removed_entry(file: &LooseFile) -> RemovedEntry {
+pub(super) fn removed_entry(file: &LooseFile) -> RemovedEntry {
     RemovedEntry {
         id: file.id,
         path: file.path.clone(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::adopt::removed_entry;
 use super::locate::node_of;
 use super::loose::{LooseFile, split};
 use super::overlay::Repair;
@@ -51,7 +52,12 @@ impl Filesystem {
             Ok(object) if object.version == file.version => return,
             Ok(object) => {
                 info!(dataset = self.name(), path = %path.escape_ascii(), bytes = object.size, "a replaced object is shown with its new version");
-                Repair::File(Arc::new(LooseFile::new(parent, parent_hash, name, &file.origin, object)))
+                let shown = LooseFile::new(parent, parent_hash, name, &file.origin, object);
+                // Before the kernel can hold its id: no manifest has it yet, and the next daemon must know what an open file is.
+                if let Err(error) = self.parts.removed.insert(&removed_entry(&shown)) {
+                    warn!(dataset = self.name(), error = %chain(&error), "an open file of the new version will not outlive this daemon");
+                }
+                Repair::File(Arc::new(shown))
             }
             Err(SourceError::NotFound { .. }) => {
                 info!(dataset = self.name(), path = %path.escape_ascii(), "a deleted object is no longer shown");

@@ -216,6 +216,25 @@ async fn s_05_a_name_that_a_fill_finds_changed_is_right_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s_05_a_file_that_only_a_repair_showed_stays_open_over_a_restart() {
+    let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
+    source.put(b"d/replaced", pattern(1, 500));
+    let rig = serve(&source, folder.path(), "").await;
+    rig.listed().await;
+    source.put(b"d/replaced", pattern(2, 800));
+    assert!(matches!(rig.read_path("d/replaced").await, Err(Error::Stale { .. })));
+    let open = rig.find("d/replaced").await.unwrap().id;
+    assert_eq!(rig.read(open, 0, 1000).await.unwrap(), pattern(2, 800));
+    settle(&rig).await;
+    rig.stop().await;
+    // No listing can tell the next daemon.
+    source.away.store(true, Ordering::Relaxed);
+    let rig = serve(&source, folder.path(), "").await;
+    assert_eq!(rig.read(open, 0, 1000).await.unwrap(), pattern(2, 800));
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s_06_a_listing_across_a_sync_neither_repeats_nor_loses_names_that_stayed() {
     let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
     for number in 0..300 {
