@@ -6,6 +6,7 @@ mod adopt;
 mod ahead;
 mod attr;
 mod error;
+mod evicted;
 mod locate;
 mod lookup;
 mod loose;
@@ -30,12 +31,12 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::fill::Origin;
-use crate::fill::chain;
 use crate::reader::Reader;
 use crate::rules::RuleTable;
 pub use adopt::{Adoption, bytes_below, exists, for_each_below, lost_by};
 use ahead::FilesAhead;
 pub use error::Error;
+use evicted::Evicted;
 use forebay_manifest::{ContentId, Manifest, RemovedList};
 pub use locate::FileOfEntryError;
 use locate::Resolved;
@@ -162,6 +163,7 @@ pub struct Parts {
     pub sources: Vec<(Vec<u8>, Arc<Origin>)>,
     pub reader: Reader,
     pub rules: RuleTable,
+    /// Never told that the kernel forgot an id: it may hold the same content under its other mode, or look it up again. The list has its own limit.
     pub removed: RemovedList,
     pub permissions: Permissions,
     /// How often the source is listed again; `None`: never, names are for ever.
@@ -191,6 +193,7 @@ pub struct Filesystem {
     rules: ArcSwap<RuleTable>,
     on_demand: OnDemand,
     overlay: Overlay,
+    evicted: Evicted,
     /// Number of the last listing that began.
     listings: AtomicU64,
     resolved: Resolved,
@@ -235,6 +238,7 @@ impl Filesystem {
             rules: ArcSwap::from_pointee(parts.rules.clone()),
             on_demand: OnDemand::new(parts.sources.clone()),
             overlay: Overlay::default(),
+            evicted: Evicted::default(),
             listings: AtomicU64::new(0),
             resolved: Resolved::default(),
             ahead: FilesAhead::default(),
@@ -283,15 +287,6 @@ impl Filesystem {
                 let (files, directories, bytes) = self.on_demand.files_known();
                 Statistics { bytes, files, directories, complete: false }
             }
-        }
-    }
-
-    /// The kernel evicted this inode.
-    pub fn forget(&self, id: NodeId) {
-        if !self.parts.removed.is_empty()
-            && let Err(error) = self.parts.removed.remove(ContentId(id.content()))
-        {
-            tracing::warn!(dataset = self.name(), error = %chain(&error), "the list of removed files can't be written");
         }
     }
 

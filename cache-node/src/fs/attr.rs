@@ -110,7 +110,8 @@ impl Filesystem {
         if size < min || self.serving() == Serving::NoOpen || self.passthrough_off.load(Ordering::Acquire) {
             return Ok((IoMode::Cached, self.name_ttl()));
         }
-        if self.parts.reader.store().is_complete(&object()?) {
+        let object = object()?;
+        if self.parts.reader.store().is_complete(&object) && !self.evicted.is_recent(object.id) {
             Ok((IoMode::Passthrough, self.name_ttl()))
         } else {
             Ok((IoMode::Cached, SHORT_TTL))

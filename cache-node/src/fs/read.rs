@@ -43,7 +43,10 @@ impl Filesystem {
     fn open_local(&self, id: NodeId, object: &ObjectRef) -> Result<Opened, Error> {
         match self.parts.reader.store().open_complete(object) {
             Ok(Some(file)) => Ok(Opened::Passthrough(file)),
-            Ok(None) => Err(Error::Stale { id }),
+            Ok(None) => {
+                self.evicted.note(object.id);
+                Err(Error::Stale { id })
+            }
             Err(error) => {
                 warn!(dataset = self.name(), error = %chain(&error), "a complete local file can't be opened; it is read from the source");
                 Err(Error::Stale { id })

@@ -25,7 +25,6 @@ pub trait Serve: Send + Sync + 'static {
     fn statistics(&self) -> Statistics;
     fn extended_attribute_names(&self, id: NodeId) -> Result<Vec<&'static str>, Error>;
     fn extended_attribute(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, Error>;
-    fn forget(&self, id: NodeId);
     fn invalidations(&self) -> Option<mpsc::Receiver<Invalidation>>;
     fn serving(&self) -> Serving;
 }
@@ -72,9 +71,6 @@ impl Serve for Filesystem {
     }
     fn extended_attribute(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, Error> {
         self.extended_attribute(id, name)
-    }
-    fn forget(&self, id: NodeId) {
-        self.forget(id);
     }
     fn invalidations(&self) -> Option<mpsc::Receiver<Invalidation>> {
         self.invalidations()

@@ -304,7 +304,6 @@ impl<S: Serve> fuser::Filesystem for Session<S> {
         if NodeId(node.0).mode() == IoMode::Passthrough {
             self.shared.passthrough.forget(node.0);
         }
-        self.shared.serve.forget(NodeId(node.0));
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {

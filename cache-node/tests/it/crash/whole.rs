@@ -330,7 +330,8 @@ impl Reader<'_> {
                 self.seen.stale += 1;
                 return Ok(false);
             }
-            other => other?,
+            Err(error) => return Err(io::Error::other(format!("file {number} of version {version} of {size} bytes: {error}"))),
+            Ok(()) => {}
         }
         self.check(*number, *version, offset, &bytes);
         // So that the next read asks the daemon again.

@@ -312,7 +312,6 @@ impl Serve for Tree {
     fn extended_attribute(&self, _: NodeId, name: &[u8]) -> Result<Vec<u8>, Error> {
         if name == b"user.forebay.source" { Ok(b"memory:".to_vec()) } else { Err(Error::NoAttribute) }
     }
-    fn forget(&self, _: NodeId) {}
     fn invalidations(&self) -> Option<mpsc::Receiver<Invalidation>> {
         None
     }
