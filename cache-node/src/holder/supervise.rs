@@ -32,6 +32,9 @@ const LATE_REPORT_WITHIN: Duration = Duration::from_secs(1);
 const STEADY_AFTER: Duration = Duration::from_secs(10);
 /// How long a daemon may flush after the mount is gone.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// How long readers whose reads fail may take to close their files, and how often that is looked at.
+const LET_GO_WITHIN: Duration = Duration::from_secs(2);
+const LET_GO_EVERY: Duration = Duration::from_millis(20);
 /// Lines of the daemon's log that a failed start tells.
 const LOG_LINES: usize = 5;
 
@@ -301,7 +304,7 @@ impl Supervisor<'_> {
         if self.signals > 1 {
             self.give_up("the holder was told twice to end");
         }
-        match self.hold.unmount() {
+        match self.unmount_by_signal() {
             Ok(()) => Next::End,
             Err(error) => {
                 let users: Vec<String> = busy::users(&self.request.mount_point).iter().map(ToString::to_string).collect();
@@ -311,6 +314,20 @@ impl Supervisor<'_> {
                     "the mount stays; a second signal makes its reads fail"
                 );
                 Next::GoOn
+            }
+        }
+    }
+
+    /// After an abort, whoever was waiting needs a moment to let go.
+    fn unmount_by_signal(&mut self) -> Result<(), MountError> {
+        let deadline = Instant::now() + LET_GO_WITHIN;
+        loop {
+            match self.hold.unmount() {
+                Err(MountError::Busy { .. }) if self.signals > 1 && Instant::now() < deadline => {}
+                other => return other,
+            }
+            if let Ok(Event::Exited { pid, .. }) = self.events.recv_timeout(LET_GO_EVERY) {
+                self.daemon.take_if(|daemon| daemon.pid == pid);
             }
         }
     }

@@ -158,7 +158,14 @@ fn a_daemon_that_lives_and_does_not_answer_is_replaced() {
         // Its first report makes the holder listen for the next.
         let before = laptop.steady();
         laptop.free();
-        signal(before.node_pid.unwrap(), Signal::STOP);
+        let pid = before.node_pid.unwrap();
+        signal(pid, Signal::STOP);
+        wait_until("all its threads to stop", || {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            threads
+                .into_iter()
+                .all(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).is_ok_and(|stat| stat.contains(") T ")))
+        });
         let stopped = Instant::now();
         // Only a daemon knows it: this waits in the kernel for the next one.
         let mut value = [0; 64];
@@ -216,6 +223,7 @@ fn a_manifest_that_is_cut_costs_at_most_a_restart() {
     let laptop = Laptop::new();
     laptop.mount();
     laptop.check();
+    laptop.refresh();
     let manifest = laptop.manifest();
     File::options().write(true).open(&manifest).unwrap().set_len(4096).unwrap();
     // A page that was in use is a signal to the daemon, which may be in the middle of this.
