@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use serde::Serialize;
 
 pub use client::{Client, ClientError};
-pub use server::serve;
+pub use server::{listen, serve};
 
 /// What `node` answers to the command line. Every method may be repeated.
 #[async_trait]

@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status};
 
 use super::{Control, ControlError};
 
-/// Serves `control` at `socket` (a dead one there is replaced) until `shutdown` returns, then removes it.
-pub async fn serve(socket: &Path, control: Arc<dyn Control>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+/// Listens at `socket`; a dead one there is replaced. Who connects from now on waits for `serve`. Within a runtime.
+pub fn listen(socket: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -24,11 +24,19 @@ pub async fn serve(socket: &Path, control: Arc<dyn Control>, shutdown: impl Futu
     let listener = UnixListener::bind(socket)?;
     // The folder is 0700 already; the mode is for a folder that somebody opened up.
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves `control` until `shutdown` returns, then removes the socket.
+pub async fn serve(listener: UnixListener, control: Arc<dyn Control>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    let socket = listener.local_addr()?.as_pathname().map(Path::to_owned);
     let served = tonic::transport::Server::builder()
         .add_service(NodeServer::new(Service(control)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
         .await;
-    drop(std::fs::remove_file(socket));
+    if let Some(socket) = socket {
+        drop(std::fs::remove_file(socket));
+    }
     served.map_err(io::Error::other)
 }
 

@@ -57,7 +57,8 @@ async fn every_answer_crosses_the_socket_unchanged() {
     assert!(matches!(Client::connect(&socket).await, Err(ClientError::Connect { .. })));
     let (stop, stopped) = oneshot::channel::<()>();
     let path = socket.clone();
-    let server = tokio::spawn(async move { serve(&path, Arc::new(Fake), async { drop(stopped.await) }).await });
+    let listener = listen(&path).unwrap();
+    let server = tokio::spawn(async move { serve(listener, Arc::new(Fake), async { drop(stopped.await) }).await });
     let mut client = loop {
         match Client::connect(&socket).await {
             Ok(client) => break client,

@@ -55,10 +55,16 @@ pub async fn run(setup: Setup, mut parts: Parts) -> Result<(), NodeError> {
         Ok((handover, adopted))
     })
     .await?;
+    // Before the holder hears that this daemon is ready: whoever mounts may ask at once.
+    let listener = control::listen(&socket);
     let mut running = node.serve(&dataset, &handover, adopted).await?;
     let (asked, shutdown) = (node.clone(), parts.shutdown.clone());
     let server = tokio::spawn(async move {
-        if let Err(error) = control::serve(&socket, asked, async move { shutdown.wait().await }).await {
+        let served = match listener {
+            Ok(listener) => control::serve(listener, asked, async move { shutdown.wait().await }).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = served {
             warn!(%error, "the command line can't ask this daemon anything");
         }
     });
