@@ -169,12 +169,7 @@ impl Drop for Landing {
     fn drop(&mut self) {
         self.flight.finish(Err(FillError::Aborted));
         self.flight.settle(false);
-        // Only our own: after a failure a newer flight may be under way.
-        let mut flights = self.fill.shard(self.block).lock();
-        if flights.get(&self.block).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            flights.remove(&self.block);
-        }
-        drop(flights);
+        self.fill.take_out(self.block, &self.flight);
         self.fill.metrics.in_flight.subtract(1);
     }
 }
@@ -291,6 +286,14 @@ impl Fill {
     fn find(&self, block: BlockId) -> Option<Arc<Flight>> {
         let found = self.shard(block).lock().get(&block).cloned();
         found.or_else(|| self.lingering.lock().find(block))
+    }
+
+    /// Only this very flight: after a failure a newer one may be under way.
+    fn take_out(&self, block: BlockId, flight: &Arc<Flight>) {
+        let mut flights = self.shard(block).lock();
+        if flights.get(&block).is_some_and(|other| Arc::ptr_eq(other, flight)) {
+            flights.remove(&block);
+        }
     }
 
     fn shard(&self, block: BlockId) -> &Mutex<HashMap<BlockId, Arc<Flight>>> {

@@ -334,7 +334,7 @@ impl Fill {
         Ok(hasher.is_met().then(|| digests.into()))
     }
 
-    /// `Fill::read` for bytes that were proved: the whole block is awaited and its digest compared.
+    /// `Fill::read` for bytes that were proved: the whole block is awaited and its digest compared. Other bytes are fetched once more.
     pub async fn read_proved(
         self: &Arc<Self>,
         file: &Arc<FileObject>,
@@ -343,24 +343,28 @@ impl Fill {
         digests: &[u128],
         into: &mut BytesMut,
     ) -> Result<(), FillError> {
-        let (flight, joined) = self.join(file, index, Priority::OnDemand);
-        if joined {
-            flight.hurry();
-        }
-        flight.finished().await?;
         let block = BlockId { object: file.object.id, index };
-        if flight.digest() != digests.get(index.0 as usize).copied() {
+        for _ in 0..PROVE_ATTEMPTS_MAX {
+            let (flight, joined) = self.join(file, index, Priority::OnDemand);
+            if joined {
+                flight.hurry();
+            }
+            flight.finished().await?;
+            if flight.digest() == digests.get(index.0 as usize).copied() {
+                let outcome = flight.read(from, to, into).await;
+                if flight.is_used_up() {
+                    self.drop_lingering(block);
+                }
+                return outcome;
+            }
             self.note_mismatch(file);
-            self.drop_lingering(block);
             flight.settled().await;
-            self.store.free(&file.object);
-            return Err(fail(file, index, corrupt(file, "other bytes came than those that were compared with its checksum")));
-        }
-        let outcome = flight.read(from, to, into).await;
-        if flight.is_used_up() {
+            // The next attempt must begin a new flight, not join this one.
+            self.take_out(block, &flight);
             self.drop_lingering(block);
+            self.store.free(&file.object);
         }
-        outcome
+        Err(fail(file, index, corrupt(file, "other bytes came than those that were compared with its checksum")))
     }
 }
 
