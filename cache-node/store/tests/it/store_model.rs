@@ -279,7 +279,9 @@ fn flipped_bits_are_found_dropped_counted_and_never_served() {
             let is_big = object.size >= 64 << 10;
             let is_passed = is_passed(&store, object);
             let is_whole = is_whole(&store, object);
-            assert!(is_passed == (is_whole && is_big), "{object:?}: {is_passed} {is_whole}");
+            // A flip in the checksums alone: the file was checked in this boot and is unchanged, so its right bytes pass; a read drops it.
+            assert!(is_big || !is_passed, "{object:?}: only large ones have a file to pass");
+            assert!(is_passed || !(is_whole && is_big), "{object:?}: whole, and not passed");
             lost += u64::from(!is_whole);
         }
         lost += [1, 3].into_iter().filter(|&block| !is_hit(&store, &partial, extent_of(&partial, block))).count() as u64;
