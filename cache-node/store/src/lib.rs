@@ -1,6 +1,8 @@
 //! Blocks on the node's disks: put one in, get it back, or learn that it is gone.
 //! Knows quota, tiers, checksums. Does not know where bytes come from, which file they belong to, or who else has them.
 //! Invariant: a block that `read` returns has passed its checksum in this very call (passthrough has its own rule in SEMANTICS).
+//! After a kill every complete record is there. After a power loss a record is there or it is a miss: nothing is synced but by `flush`, and
+//! records of up to 128 bytes lie inside one sector, which a disk writes whole or not at all.
 
 mod check;
 mod complete;
