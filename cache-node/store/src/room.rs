@@ -34,6 +34,10 @@ impl Store {
             return Err(Refusal::NotHeld);
         }
         while tier.used_bytes() > tier.capacity_bytes() {
+            if tier.is_room_coming() {
+                tier.give_back(bytes);
+                return Err(Refusal::NoRoom);
+            }
             let is_dead_heavy = tier.dead_bytes.load(Relaxed) > capacity / DEAD_SHARE;
             if is_dead_heavy && self.rewrite_emptiest(tier, 1) {
                 continue;
@@ -49,7 +53,10 @@ impl Store {
     /// Evicts until the tier is within its capacity again: after a restart with a smaller quota, or when others fill the filesystem.
     pub(super) fn trim(&self, tier: &Arc<Tier>, evictions_max: usize) {
         for _ in 0..evictions_max {
-            if tier.used_bytes() <= tier.capacity_bytes() || !(self.evict_one(tier, None) || self.rewrite_emptiest(tier, 1)) {
+            if tier.used_bytes() <= tier.capacity_bytes()
+                || tier.is_room_coming()
+                || !(self.evict_one(tier, None) || self.rewrite_emptiest(tier, 1))
+            {
                 break;
             }
         }

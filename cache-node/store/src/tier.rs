@@ -120,6 +120,12 @@ impl Tier {
         self.used_bytes.load(Relaxed)
     }
 
+    /// Whether what was evicted and is still open would be enough. It frees its bytes when it is closed: to evict more for it meanwhile would
+    /// only empty the cache.
+    pub(crate) fn is_room_coming(&self) -> bool {
+        self.used_bytes().saturating_sub(self.lingering_bytes.load(Relaxed)) <= self.capacity_bytes()
+    }
+
     /// Between this and the capacity a policy may keep newcomers out: room that `Hold` doesn't fight over.
     pub(crate) fn ample_bytes(&self) -> u64 {
         let capacity = self.capacity_bytes();

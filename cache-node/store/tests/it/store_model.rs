@@ -577,6 +577,26 @@ fn random_operations_agree_with_the_model() {
 }
 
 #[test]
+fn victims_that_are_open_do_not_cost_the_others_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(StoreConfig { eviction: EvictionKind::Lru, ..config(folder.path(), 4 << 20) }).unwrap();
+    let objects: Vec<_> = (0..40).map(|n| object(n, 100_000)).collect();
+    assert!(objects.iter().all(|object| put_all(&store, object, AUTO)));
+    let held: Vec<_> = objects.iter().map(|object| store.open_complete(object).unwrap().unwrap()).collect();
+    let late = object(100, 100_000);
+    for _ in 0..10 {
+        assert_eq!(put(&store, &late, 0, AUTO), PutOutcome::Refused(Refusal::NoRoom));
+        store.maintain(1);
+    }
+    let here = objects.iter().filter(|object| is_whole(&store, object)).count();
+    assert!(here >= 38, "{here} of 40 are left, one had to go");
+    let usage = store.usage().tiers[0].clone();
+    assert!(usage.used_bytes <= 4 << 20, "{usage:?}");
+    drop(held);
+    assert!(put_all(&store, &late, AUTO) && is_whole(&store, &late));
+}
+
+#[test]
 fn readers_that_race_evictions_see_right_bytes_or_none() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(StoreConfig { open_files_max: 8, eviction: EvictionKind::Lru, ..config(folder.path(), 4 << 20) }).unwrap();
