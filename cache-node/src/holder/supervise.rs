@@ -212,6 +212,8 @@ impl Supervisor<'_> {
         self.give_up_at = None;
         if let Some(daemon) = self.daemon.as_mut().filter(|daemon| daemon.pid == pid) {
             daemon.ready = Some(Instant::now());
+            // The first report is due as every later one: a daemon that hangs before it has no other deadline.
+            daemon.report_by = Some(Instant::now() + self.request.hung_after);
         }
         tracing::info!(pid, epoch = self.hold.status().epoch, "the mount is served");
     }

@@ -155,8 +155,8 @@ fn a_daemon_that_lives_and_does_not_answer_is_replaced() {
     let laptop = Laptop::new();
     laptop.mount_with(&["--hung-after", "2"]);
     for round in 0..2 {
-        // Its first report makes the holder listen for the next.
-        let before = laptop.steady();
+        // First one that has reported already, then one that may not have.
+        let before = if round == 0 { laptop.steady() } else { laptop.status() };
         laptop.free();
         let pid = before.node_pid.unwrap();
         signal(pid, Signal::STOP);
