@@ -48,16 +48,12 @@ impl Filesystem {
         match &before {
             // It can't be read: nothing is remembered of it, and the kernel is told to forget everything.
             Some(before) if self.is_damaged(&before.manifest) => {}
-            Some(before) => {
-                let mut failed = None;
-                diff(&before.manifest, &next.manifest, |change| {
-                    adoption.count(&change);
-                    if failed.is_none() {
-                        failed = self.remember_lost(before, &change, &mut adoption).err();
-                    }
-                })?;
-                failed.map_or(Ok(()), Err)?;
-            }
+            Some(before) => match self.remember_changes(before, &next) {
+                Ok(found) => adoption = found,
+                // Found out only now: the same as above.
+                Err(ManifestError::Damaged { path, .. }) if path == before.manifest.file() => self.damaged(before),
+                Err(error) => return Err(error),
+            },
             None => self.remember_on_demand(&next)?,
         }
         if before.as_ref().is_none_or(|before| !Arc::ptr_eq(&before.manifest, &next.manifest)) {
@@ -86,6 +82,18 @@ impl Filesystem {
         }
         self.send(Invalidation::Notified { sequence: next.manifest.summary().sequence });
         Ok(adoption)
+    }
+
+    /// What `next` changes, with what the kernel may still hold of it remembered.
+    fn remember_changes(&self, before: &Current, next: &Current) -> Result<Adoption, ManifestError> {
+        let (mut adoption, mut failed) = (Adoption::default(), None);
+        diff(&before.manifest, &next.manifest, |change| {
+            adoption.count(&change);
+            if failed.is_none() {
+                failed = self.remember_lost(before, &change, &mut adoption).err();
+            }
+        })?;
+        failed.map_or(Ok(adoption), Err)
     }
 
     /// Lets a manifest of an earlier run serve, before the first request.

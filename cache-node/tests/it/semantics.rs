@@ -174,6 +174,32 @@ async fn s_03_a_sync_shows_what_changed_and_tells_the_kernel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s_03_a_sync_gets_past_a_damaged_list() {
+    let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
+    for file in 0..2000 {
+        source.put(format!("d/{file:04}").as_bytes(), pattern(file, 10));
+    }
+    let rig = serve(&source, folder.path(), "").await;
+    rig.listed().await;
+    let mut told = rig.fs().invalidations().unwrap();
+    // The third page of entries: no lookup has touched it, the comparison with the next list will.
+    let path = rig.fs().manifest().unwrap().file().to_owned();
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let mut byte = [0];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 3 * 4096 + 100).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 1], 3 * 4096 + 100).unwrap();
+    source.put(b"d/1999b", pattern(1, 600));
+    source.delete(b"d/0500");
+    rig.sync().await;
+    assert_eq!(rig.read_path("d/1999b").await.unwrap(), pattern(1, 600));
+    assert_eq!(rig.find("d/0500").await.unwrap_err(), Error::NotFound);
+    assert_eq!(rig.read_path("d/0501").await.unwrap(), pattern(501, 10));
+    let is_told = std::iter::from_fn(|| told.try_recv().ok()).any(|one| matches!(one, Invalidation::Entry { name, .. } if name == b"d"));
+    assert!(is_told, "the kernel forgets all it knew: nobody can say what changed");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s_04_an_open_file_never_mixes_versions() {
     let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
     source.put(b"large", pattern(1, 300_000));
