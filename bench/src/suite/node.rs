@@ -177,7 +177,11 @@ impl Node {
     /// Brings what the store holds into memory, through its own files: the node lets go of pages that the mount holds too.
     pub(crate) fn warm_store_pages(&self) -> Result<()> {
         for (path, _) in workload::files_below(&self.folder.join("cache"))? {
-            let mut file = fs::File::open(&path).with_context(|| format!("open {}", path.display()))?;
+            let mut file = match fs::File::open(&path) {
+                // A list of files that was being written, and is renamed or gone.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                opened => opened.with_context(|| format!("open {}", path.display()))?,
+            };
             std::io::copy(&mut file, &mut std::io::sink()).with_context(|| format!("read {}", path.display()))?;
         }
         Ok(())
