@@ -2,7 +2,10 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let descriptors = protox::compile(["proto/node.proto"], ["proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // Its messages of the node's service are the types of `node_service`; what this writes for that package the next step replaces.
+    let control = protox::compile(["proto/control.proto"], ["proto"])?;
+    tonic_prost_build::configure().extern_path(".forebay.node.v1alpha1", "crate::node_service").compile_fds(control)?;
+    let alone = protox::compile(["proto/node.proto", "proto/volume.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(alone)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 pub mod block;
 mod check;
+pub mod control_service;
 pub mod dataset_spec;
 pub mod id;
 pub mod node_config;
@@ -13,4 +14,5 @@ pub mod rule;
 pub mod schema;
 pub mod secret;
 pub mod unit;
+pub mod volume_service;
 mod yaml;
