@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -95,6 +95,13 @@ pub fn unmount(mount_point: &Path) -> Result<(), MountError> {
     }
 }
 
+/// Whether the kernel still sends requests on `device`: not after an abort or an unmount.
+pub fn is_connected(device: impl AsFd) -> bool {
+    let mut fds = [rustix::event::PollFd::new(&device, rustix::event::PollFlags::empty())];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    !matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
+}
+
 /// Whether a mount of Forebay is on top of `mount_point`.
 pub fn is_mounted(mount_point: &Path) -> bool {
     connection(mount_point).is_ok()
@@ -102,32 +109,53 @@ pub fn is_mounted(mount_point: &Path) -> bool {
 
 /// The connection of the topmost mount on `mount_point`; NotFound when that isn't one of Forebay.
 pub fn connection(mount_point: &Path) -> io::Result<ConnectionId> {
-    let table = fs::read("/proc/self/mountinfo")?;
-    table
-        .split(|byte| *byte == b'\n')
-        .rev()
-        .filter_map(MountRow::parse)
-        .find(|row| row.mount_point == mount_point)
-        .filter(|row| row.kind == b"fuse.forebay")
+    topmost(&mounts()?, mount_point)
+        .filter(|row| row.is_forebay)
         .map(|row| row.connection)
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no mount of Forebay there"))
 }
 
-struct MountRow<'a> {
-    connection: ConnectionId,
-    mount_point: PathBuf,
-    kind: &'a [u8],
+/// A mount of this process' mount namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountRow {
+    /// Of a mount of Forebay; of another one its minor device number.
+    pub connection: ConnectionId,
+    pub mount_point: PathBuf,
+    pub is_forebay: bool,
+    pub is_read_only: bool,
 }
 
-impl<'a> MountRow<'a> {
+/// All mounts, in the order in which they were made.
+pub fn mounts() -> io::Result<Vec<MountRow>> {
+    /// A table that changes while it is read may lack a row that was there all the time, so it is read until it stays the same.
+    const READS_MAX: usize = 4;
+    const TABLE: &str = "/proc/self/mountinfo";
+    let mut table = fs::read(TABLE)?;
+    for _ in 1..READS_MAX {
+        let again = fs::read(TABLE)?;
+        if again == table {
+            break;
+        }
+        table = again;
+    }
+    Ok(table.split(|byte| *byte == b'\n').filter_map(MountRow::parse).collect())
+}
+
+/// What is seen at `mount_point`, if it is one.
+pub fn topmost<'a>(mounts: &'a [MountRow], mount_point: &Path) -> Option<&'a MountRow> {
+    mounts.iter().rev().find(|row| row.mount_point == mount_point)
+}
+
+impl MountRow {
     /// `36 35 0:45 / /mnt ro,nosuid - fuse.forebay source options`, with any number of fields before the dash.
-    fn parse(line: &'a [u8]) -> Option<Self> {
+    fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ');
         let device = std::str::from_utf8(fields.nth(2)?).ok()?;
         let connection = ConnectionId(device.split_once(':')?.1.parse().ok()?);
         let mount_point = unescape(fields.nth(1)?);
-        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        Some(Self { connection, mount_point, kind })
+        let is_read_only = fields.next()?.split(|byte| *byte == b',').any(|option| option == b"ro");
+        let is_forebay = fields.skip_while(|field| *field != b"-").nth(1)? == b"fuse.forebay";
+        Some(Self { connection, mount_point, is_forebay, is_read_only })
     }
 }
 
@@ -179,7 +207,7 @@ mod tests {
         let row = MountRow::parse(line).expect("well-formed");
         assert_eq!(row.connection, ConnectionId(45));
         assert_eq!(row.mount_point, PathBuf::from("/mnt/a b\\c"));
-        assert_eq!(row.kind, b"fuse.forebay");
+        assert!(row.is_forebay && row.is_read_only);
         assert!(MountRow::parse(b"").is_none());
     }
 }

@@ -2,7 +2,7 @@
 //! Knows one mount. Does not know how daemons are started: what they ask beyond the record is handed on as an `Event`.
 //! Invariant: an entry leaves the record before its backing id is closed, so a successor never uses a number that the kernel gave to another file.
 
-use std::io::{self, Seek, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
@@ -13,6 +13,7 @@ use crate::device::{self, ConnectionId, MountOptions};
 use crate::init::{self, Features};
 use crate::protocol::{self, HolderStatus, Reply, Request};
 use crate::record::Record;
+use crate::resume::GivenBack;
 use crate::{MountError, abort};
 
 /// KiB that the kernel reads ahead on the mount: four requests of the largest size.
@@ -32,6 +33,8 @@ pub struct HoldOptions {
     pub allow_other: bool,
     /// Negotiate passthrough, where the kernel has it.
     pub passthrough: bool,
+    /// User that may adopt, besides root and this process' own.
+    pub peer_uid: Option<u32>,
 }
 
 /// What concerns who runs the daemons.
@@ -74,6 +77,8 @@ pub struct Hold {
     features: Features,
     /// Guards the record and who serves; held for memory only, and for the two backing ioctls, which don't wait.
     state: Mutex<State>,
+    /// The daemon that gave the mount back, until `serve` goes on with it.
+    giver: Mutex<Option<(OwnedFd, u32)>>,
 }
 
 #[derive(Debug)]
@@ -92,6 +97,12 @@ struct Adopter {
 }
 
 impl Adopter {
+    fn open(pid: u32) -> io::Result<Self> {
+        let number = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        let process = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())?;
+        Ok(Self { pid, process, ready: false })
+    }
+
     fn is_alive(&self) -> bool {
         let mut fds = [rustix::event::PollFd::new(&self.process, rustix::event::PollFlags::IN)];
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -124,7 +135,20 @@ impl Hold {
         }
         let features = handshake.features;
         let record = Record::new(handshake.request, handshake.reply);
-        Ok(Arc::new(Self { device, options, connection, features, state: Mutex::new(State { record, adopter: None, aborted: None }) }))
+        let state = Mutex::new(State { record, adopter: None, aborted: None });
+        Ok(Arc::new(Self { device, options, connection, features, state, giver: Mutex::new(None) }))
+    }
+
+    /// Goes on with a mount whose holder died, from what its daemon gave back. That daemon is the adopter, and `serve` hears it first.
+    pub fn resume(options: HoldOptions, given: GivenBack) -> Arc<Self> {
+        let GivenBack { device, record, connection, features, peer, pid } = given;
+        let adopter = Adopter::open(pid).inspect_err(|error| tracing::warn!(%error, pid, "the daemon that gave its mount back is gone"));
+        let adopter = adopter.ok().map(|adopter| Adopter { ready: true, ..adopter });
+        let state = Mutex::new(State { record, adopter, aborted: None });
+        if let Err(error) = protocol::send(&peer, &Reply::Done, &[]) {
+            tracing::warn!(%error, pid, "the daemon that gave its mount back doesn't wait for the answer");
+        }
+        Arc::new(Self { device, options, connection, features, state, giver: Mutex::new(Some((peer, pid))) })
     }
 
     pub fn features(&self) -> Features {
@@ -156,9 +180,7 @@ impl Hold {
 
     /// Whether the kernel still sends requests: not after an abort or an unmount.
     pub fn is_connected(&self) -> bool {
-        let mut fds = [rustix::event::PollFd::new(&self.device, rustix::event::PollFlags::empty())];
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        !matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
+        device::is_connected(&self.device)
     }
 
     /// Lets every waiting and later request fail.
@@ -176,7 +198,8 @@ impl Hold {
     pub fn serve(self: &Arc<Self>, listener: &OwnedFd, events: &SyncSender<Event>) -> io::Error {
         let connections = Arc::new(());
         loop {
-            let (connection, pid) = match protocol::accept(listener) {
+            let giver = self.giver.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (connection, pid) = match giver.map_or_else(|| protocol::accept(listener, self.options.peer_uid), Ok) {
                 Ok(accepted) => accepted,
                 Err(error) => return error,
             };
@@ -224,13 +247,10 @@ impl Hold {
         let encoded = match self.adopt(pid) {
             Ok(encoded) => encoded,
             Err(error) => {
-                let reply = Reply::Failed { errno: error.raw_os_error(), detail: error.to_string() };
-                return protocol::send(connection, &reply, &[]);
+                return protocol::send(connection, &failed(error), &[]);
             }
         };
-        let mut record: std::fs::File = rustix::fs::memfd_create("forebay-record", rustix::fs::MemfdFlags::CLOEXEC)?.into();
-        record.write_all(&encoded)?;
-        record.rewind()?;
+        let record = protocol::memory_file(&encoded)?;
         protocol::send(connection, &Reply::Adopted, &[self.device.as_fd(), record.as_fd()])?;
         // The receiver outlives the mount; without one nobody is interested.
         let _ = events.send(Event::Adopted { pid });
@@ -245,11 +265,14 @@ impl Hold {
         if let Some(why) = &state.aborted {
             return Err(io::Error::other(format!("the connection was aborted: {why}")));
         }
-        let number = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
-        let process = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())?;
-        state.adopter = Some(Adopter { pid, process, ready: false });
+        state.adopter = Some(Adopter::open(pid)?);
         state.record.epoch += 1;
         state.record.encode().map_err(io::Error::other)
+    }
+
+    /// A descriptor of the process that adopted, readable when it is dead; `None` before the first adoption.
+    pub fn adopter(&self) -> io::Result<Option<(u32, OwnedFd)>> {
+        self.lock().adopter.as_ref().map(|adopter| Ok((adopter.pid, adopter.process.try_clone()?))).transpose()
     }
 
     /// The answer to what is answered at once; `None` where there is none.
@@ -298,6 +321,16 @@ impl Hold {
                 Some(device::set_read_ahead(self.connection, kibibytes).map_or_else(failed, |()| Reply::Done))
             }
             Request::Status => Some(Reply::Status(self.status())),
+            Request::GiveBack => Some(self.given_back(pid)),
+        }
+    }
+
+    /// Nothing was lost here; the adopter, whose connection alone broke, may go on.
+    fn given_back(&self, pid: u32) -> Reply {
+        match self.lock().adopter.as_ref().filter(|adopter| adopter.is_alive()) {
+            Some(adopter) if adopter.pid == pid => Reply::Done,
+            Some(adopter) => Reply::Failed { errno: None, detail: format!("the daemon with pid {} serves this mount", adopter.pid) },
+            None => Reply::Failed { errno: None, detail: "this mount is held, and no daemon of it was lost: adopt it".to_owned() },
         }
     }
 

@@ -11,7 +11,10 @@ pub mod init;
 pub mod notify;
 pub mod protocol;
 pub mod record;
+pub mod resume;
 pub mod run_folder;
+
+pub use resume::give_back;
 
 /// Why a mount could not be made or undone.
 #[derive(Debug, thiserror::Error)]

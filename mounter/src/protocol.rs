@@ -1,9 +1,9 @@
 //! What the holder of a mount and its daemons say to each other: one JSON message a packet over a SEQPACKET Unix socket, descriptors beside it.
 //! Compatible changes: new requests (an older holder answers `Failed`), new fields with a default. Breaking: anything else.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Seek, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::net::{
@@ -45,6 +45,9 @@ pub enum Request {
     ReadAhead { kibibytes: u32 },
     /// Answer: `Status`.
     Status,
+    /// From a daemon that serves, to a holder that was started again: the descriptors beside this message are the device and a memory file holding
+    /// the record as the daemon knows it. Answer: `Done`, and what follows on this connection is the adopter's; `Failed` where nothing was lost.
+    GiveBack,
     /// Unmount, stop the daemon, end. Answer: `Done`, or `Busy` and all stays.
     Unmount,
 }
@@ -120,19 +123,47 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The next connection of a peer that runs as this user or as root; others are dropped unheard.
-pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, u32)> {
+/// The next connection of a peer that runs as this user, as root or as `peer_uid`, and its pid; others are dropped unheard.
+/// Fails with EINVAL once the listener was shut down.
+pub fn accept(listener: impl AsFd, peer_uid: Option<u32>) -> io::Result<(OwnedFd, u32)> {
     loop {
         let connection = match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
             Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
             other => other?,
         };
-        let peer = rustix::net::sockopt::socket_peercred(&connection)?;
-        if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
-            return Ok((connection, peer.pid.as_raw_nonzero().get().cast_unsigned()));
+        let peer = credentials(&connection)?;
+        if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() && Some(peer.uid) != peer_uid {
+            tracing::warn!(uid = peer.uid, "connection of another user refused");
+            continue;
         }
-        tracing::warn!(uid = peer.uid.as_raw(), "connection of another user refused");
+        match u32::try_from(peer.pid) {
+            Ok(pid) if pid != 0 => return Ok((connection, pid)),
+            // Its death could not be seen, so it can't adopt.
+            _ => tracing::warn!(
+                uid = peer.uid,
+                "connection of a process that isn't visible here refused: run the holder with the host's pids"
+            ),
+        }
     }
+}
+
+/// Not rustix's: its type can't hold the pid 0 of a process in a pid namespace that isn't below ours.
+fn credentials(socket: impl AsFd) -> io::Result<libc::ucred> {
+    let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed for the call, and the kernel writes at most `length` bytes into a struct of that size.
+    let result = unsafe {
+        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut found).cast(), &raw mut length)
+    };
+    if result == 0 { Ok(found) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A file in memory that holds `bytes`, to be sent as a descriptor.
+pub(crate) fn memory_file(bytes: &[u8]) -> io::Result<std::fs::File> {
+    let mut file: std::fs::File = rustix::fs::memfd_create("forebay-record", rustix::fs::MemfdFlags::CLOEXEC)?.into();
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {

@@ -100,6 +100,7 @@ pub(super) fn supervise(
         folder: folder.path().to_owned(),
         allow_other: request.allow_other,
         passthrough: request.passthrough,
+        peer_uid: None,
     })
     .map_err(|cause| HolderError::Mount { mount_point: shown(&request.mount_point), cause })?;
     let listener = protocol::listen(&socket).map_err(io_error("listen on", &socket))?;

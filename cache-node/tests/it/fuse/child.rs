@@ -93,6 +93,7 @@ impl Mount {
             folder: socket.parent().unwrap().to_owned(),
             allow_other: true,
             passthrough: true,
+            peer_uid: None,
         };
         let hold = Hold::mount(options).unwrap();
         let listener = protocol::listen(socket).unwrap();
