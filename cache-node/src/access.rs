@@ -22,84 +22,133 @@ pub enum AccessError {
     NoFolder { origin: String, what: &'static str, name: String, key: String },
     #[error("{origin}: read the {what} from {path}: {cause}")]
     Read { origin: String, what: &'static str, path: PathBuf, cause: io::Error },
-    #[error("{origin}: the secret in {path} lacks {key}: write the key's value into the file {path}/{key}")]
-    Incomplete { origin: String, path: PathBuf, key: &'static str },
-    #[error("{origin}: the file {path} holds {problem}")]
-    Unusable { origin: String, path: PathBuf, problem: &'static str },
+    #[error("{origin}: it names the {what} `{name}`, which isn't there: create it in the Dataset's namespace")]
+    NotGiven { origin: String, what: &'static str, name: String },
+    #[error("{origin}: the secret {name} lacks {key}: write the key's value into {entry}")]
+    Incomplete { origin: String, name: String, key: &'static str, entry: String },
+    #[error("{origin}: the {what}'s entry {entry} holds {problem}")]
+    Unusable { origin: String, what: &'static str, entry: String, problem: &'static str },
 }
 
-/// What `source::open` needs besides `spec`. Reads the files it names; blocks on the disk.
+/// Where what a spec names is looked up.
+#[derive(Clone, Copy, Debug)]
+pub enum References<'a> {
+    /// A folder as Kubernetes mounts secrets: `<name>/<KEY>` holds one value. `None`: this node has none.
+    Folder(Option<&'a Path>),
+    /// Handed over by the operator: name, then key.
+    Given(&'a BTreeMap<String, BTreeMap<String, Vec<u8>>>),
+}
+
+/// What `source::open` needs besides `spec`, with a node's own folder of secrets. Reads the files it names; blocks on the disk.
 pub fn resolve(spec: &SourceSpec, node: &NodeConfig) -> Result<SourceAccess, AccessError> {
+    resolve_from(spec, References::Folder(node.secrets.as_deref()), node.ambient_credentials)
+}
+
+/// The same from anywhere.
+pub fn resolve_from(spec: &SourceSpec, references: References<'_>, ambient: AmbientCredentials) -> Result<SourceAccess, AccessError> {
     let Location::S3(s3) = &spec.location else {
         return Ok(SourceAccess { credentials: Credentials::Anonymous, ca_bundle: None });
     };
-    let origin = spec.to_string();
+    let lookup = Lookup { origin: spec.to_string(), references };
     let credentials = match &spec.secret {
-        Some(name) => Credentials::Keys(keys(&origin, name, node)?),
-        None if s3.anonymous || node.ambient_credentials == AmbientCredentials::Deny => Credentials::Anonymous,
+        Some(name) => Credentials::Keys(lookup.keys(name)?),
+        None if s3.anonymous || ambient == AmbientCredentials::Deny => Credentials::Anonymous,
         None => Credentials::Ambient,
     };
     let ca_bundle = match &s3.ca_bundle {
-        Some(reference) => Some(ca_bundle(&origin, reference, node)?),
+        Some(reference) => Some(lookup.ca_bundle(reference)?),
         None => None,
     };
     Ok(SourceAccess { credentials, ca_bundle })
 }
 
-/// Every file of the secret's folder, by name; hidden ones (`..data`, as Kubernetes mounts have them) are left out.
-fn keys(origin: &str, name: &str, node: &NodeConfig) -> Result<BTreeMap<String, Secret>, AccessError> {
-    const WHAT: &str = "secret";
-    let Some(folder) = &node.secrets else {
-        return Err(AccessError::NoFolder {
-            origin: origin.to_owned(),
-            what: WHAT,
-            name: name.to_owned(),
-            key: "AWS_ACCESS_KEY_ID".to_owned(),
-        });
-    };
-    let path = folder.join(name);
-    let failed = |path: &Path, cause| AccessError::Read { origin: origin.to_owned(), what: WHAT, path: path.to_owned(), cause };
-    let mut keys = BTreeMap::new();
-    for entry in std::fs::read_dir(&path).map_err(|cause| failed(&path, cause))? {
-        let file = entry.map_err(|cause| failed(&path, cause))?.path();
-        let Some(key) = file.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else { continue };
-        let value = read(&file, SECRET_BYTES_MAX).map_err(|cause| failed(&file, cause))?;
-        let value = String::from_utf8(value).map_err(|_| AccessError::Unusable {
-            origin: origin.to_owned(),
-            path: file.clone(),
-            problem: "bytes that are no text: write the key's value only",
-        })?;
-        // An editor's last newline is no part of a key.
-        keys.insert(key.to_owned(), Secret::new(value.trim_end_matches(['\n', '\r'])));
-    }
-    for key in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
-        if keys.get(key).is_none_or(|value| value.expose().is_empty()) {
-            return Err(AccessError::Incomplete { origin: origin.to_owned(), path, key });
-        }
-    }
-    Ok(keys)
+/// For one source: `origin` is its URI.
+struct Lookup<'a> {
+    origin: String,
+    references: References<'a>,
 }
 
-fn ca_bundle(origin: &str, reference: &CaBundleRef, node: &NodeConfig) -> Result<String, AccessError> {
-    const WHAT: &str = "CA bundle";
-    let CaBundleRef { name, key } = reference;
-    let Some(folder) = &node.secrets else {
-        return Err(AccessError::NoFolder { origin: origin.to_owned(), what: WHAT, name: name.clone(), key: key.clone() });
-    };
-    let path = folder.join(name).join(key);
-    let pem = read(&path, CA_BUNDLE_BYTES_MAX).map_err(|cause| AccessError::Read {
-        origin: origin.to_owned(),
-        what: WHAT,
-        path: path.clone(),
-        cause,
-    })?;
-    match String::from_utf8(pem) {
-        Ok(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => Ok(pem),
-        _ => Err(AccessError::Unusable {
-            origin: origin.to_owned(),
-            path,
-            problem: "no certificate in PEM: it must contain -----BEGIN CERTIFICATE-----",
-        }),
+impl Lookup<'_> {
+    /// Every entry of the secret, by name; hidden ones (`..data`, as Kubernetes mounts have them) are left out.
+    fn keys(&self, name: &str) -> Result<BTreeMap<String, Secret>, AccessError> {
+        const WHAT: &str = "secret";
+        let mut keys = BTreeMap::new();
+        for (key, value) in self.entries(name)? {
+            let value = String::from_utf8(value).map_err(|_| AccessError::Unusable {
+                origin: self.origin.clone(),
+                what: WHAT,
+                entry: self.place(name, &key),
+                problem: "bytes that are no text: write the key's value only",
+            })?;
+            // An editor's last newline is no part of a key.
+            keys.insert(key, Secret::new(value.trim_end_matches(['\n', '\r'])));
+        }
+        for key in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+            if keys.get(key).is_none_or(|value| value.expose().is_empty()) {
+                let entry = self.place(name, key);
+                return Err(AccessError::Incomplete { origin: self.origin.clone(), name: name.to_owned(), key, entry });
+            }
+        }
+        Ok(keys)
+    }
+
+    fn entries(&self, name: &str) -> Result<BTreeMap<String, Vec<u8>>, AccessError> {
+        const WHAT: &str = "secret";
+        let folder = match self.references {
+            References::Given(given) => return given.get(name).cloned().ok_or_else(|| self.not_given(WHAT, name)),
+            References::Folder(None) => return Err(self.no_folder(WHAT, name, "AWS_ACCESS_KEY_ID")),
+            References::Folder(Some(folder)) => folder.join(name),
+        };
+        let failed = |path: &Path, cause| AccessError::Read { origin: self.origin.clone(), what: WHAT, path: path.to_owned(), cause };
+        let mut entries = BTreeMap::new();
+        for entry in std::fs::read_dir(&folder).map_err(|cause| failed(&folder, cause))? {
+            let file = entry.map_err(|cause| failed(&folder, cause))?.path();
+            let Some(key) = file.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else { continue };
+            entries.insert(key.to_owned(), read(&file, SECRET_BYTES_MAX).map_err(|cause| failed(&file, cause))?);
+        }
+        Ok(entries)
+    }
+
+    fn ca_bundle(&self, reference: &CaBundleRef) -> Result<String, AccessError> {
+        const WHAT: &str = "CA bundle";
+        let CaBundleRef { name, key } = reference;
+        let pem = match self.references {
+            References::Given(given) => {
+                let entries = given.get(name).ok_or_else(|| self.not_given(WHAT, name))?;
+                entries.get(key).cloned().ok_or_else(|| self.not_given(WHAT, &format!("{name}/{key}")))?
+            }
+            References::Folder(None) => return Err(self.no_folder(WHAT, name, key)),
+            References::Folder(Some(folder)) => {
+                let path = folder.join(name).join(key);
+                let failed = |cause| AccessError::Read { origin: self.origin.clone(), what: WHAT, path: path.clone(), cause };
+                read(&path, CA_BUNDLE_BYTES_MAX).map_err(failed)?
+            }
+        };
+        match String::from_utf8(pem) {
+            Ok(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => Ok(pem),
+            _ => Err(AccessError::Unusable {
+                origin: self.origin.clone(),
+                what: WHAT,
+                entry: self.place(name, key),
+                problem: "no certificate in PEM: it must contain -----BEGIN CERTIFICATE-----",
+            }),
+        }
+    }
+
+    /// Where a person finds the entry.
+    fn place(&self, name: &str, key: &str) -> String {
+        match self.references {
+            References::Folder(Some(folder)) => folder.join(name).join(key).display().to_string(),
+            References::Folder(None) | References::Given(_) => format!("{name}/{key}"),
+        }
+    }
+
+    fn not_given(&self, what: &'static str, name: &str) -> AccessError {
+        AccessError::NotGiven { origin: self.origin.clone(), what, name: name.to_owned() }
+    }
+
+    fn no_folder(&self, what: &'static str, name: &str, key: &str) -> AccessError {
+        AccessError::NoFolder { origin: self.origin.clone(), what, name: name.to_owned(), key: key.to_owned() }
     }
 }
 
@@ -156,6 +205,21 @@ mod tests {
         assert!(error.contains("set `secrets`") && error.contains("s3/AWS_ACCESS_KEY_ID"), "{error}");
         let error = resolve(&spec, &node(folder.path())).unwrap_err().to_string();
         assert!(error.contains(&*folder.path().join("s3").to_string_lossy()), "{error}");
+    }
+
+    #[test]
+    fn what_the_operator_hands_over_is_looked_up_the_same_way() {
+        let spec = spec("  secretRef: { name: s3 }\n");
+        let resolve =
+            |given: &BTreeMap<String, BTreeMap<String, Vec<u8>>>| resolve_from(&spec, References::Given(given), AmbientCredentials::Deny);
+        let mut given = BTreeMap::new();
+        assert!(resolve(&given).unwrap_err().to_string().contains("create it in the Dataset's namespace"));
+        given.insert("s3".to_owned(), BTreeMap::from([("AWS_ACCESS_KEY_ID".to_owned(), CANARY.into())]));
+        let error = resolve(&given).unwrap_err().to_string();
+        assert!(error.contains("lacks AWS_SECRET_ACCESS_KEY") && !error.contains("CANARY"), "{error}");
+        given.get_mut("s3").unwrap().insert("AWS_SECRET_ACCESS_KEY".to_owned(), CANARY.into());
+        let Credentials::Keys(keys) = resolve(&given).unwrap().credentials else { panic!("no keys") };
+        assert_eq!(keys["AWS_SECRET_ACCESS_KEY"].expose(), CANARY);
     }
 
     #[test]

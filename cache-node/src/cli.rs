@@ -99,6 +99,12 @@ enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// One node of a cluster's cache; started by the operator's DaemonSet
+    #[command(hide = true)]
+    Cluster(serve::ClusterArgs),
+    /// The folders of a node's tiers, before it starts without privileges
+    #[command(hide = true)]
+    PrepareFolders(serve::PrepareFoldersArgs),
     /// The daemon; started by the holder
     #[command(hide = true)]
     Serve(serve::ServeArgs),
@@ -210,6 +216,8 @@ pub fn main() -> Exit {
         Command::Refresh { mount_point } => commands::refresh(&environment, &mount_point),
         Command::LogLevel { mount_point, directives } => commands::log_level(&environment, &mount_point, directives),
         Command::Doctor { dataset, node, output } => commands::doctor(&environment, dataset.as_deref(), &node, output.output),
+        Command::Cluster(args) => serve::cluster(args),
+        Command::PrepareFolders(args) => serve::prepare_folders(&args),
         Command::Serve(args) => serve::serve(&args),
         Command::Holder { folder } => mount::hold(&folder),
     };

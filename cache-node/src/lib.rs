@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod cli;
+pub mod cluster;
 pub mod control;
 pub mod doctor;
 pub mod fill;

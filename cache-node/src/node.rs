@@ -5,9 +5,11 @@
 //! `Node::stop` ends the tasks and makes the disk durable. What the command line asks is answered in `node/control.rs`.
 
 mod control;
+mod dataset;
 mod memory;
 mod serve;
 
+pub use dataset::{Change, Dataset};
 pub use serve::{Setup, run};
 
 use std::path::{Path, PathBuf};
@@ -15,18 +17,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use forebay_mounter::protocol::ProtocolError;
-use forebay_wire::dataset_spec::{self, Eviction, PreloadWhen, Sync, Verify};
+use forebay_wire::dataset_spec::{self, Eviction, Sync, Verify};
 use forebay_wire::node_config::NodeConfig;
+use forebay_wire::secret::SourceAccess;
 use forebay_wire::unit::Capacity as CapacitySpec;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::access::{self, AccessError};
-use crate::control::PreloadState;
-use crate::fill::{Fill, FillLimits, Origin, chain};
+use crate::fill::{Fill, FillLimits, Origin};
 use crate::fs::{Filesystem, Parts};
 use crate::fuse::{self, FuseError, Latencies};
 use crate::handover::{Adopted, Handover};
@@ -103,19 +105,6 @@ pub struct Node {
 
 type LogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send>;
 
-/// One data set of a node, with all that keeps it going.
-pub struct Dataset {
-    pub fs: Arc<Filesystem>,
-    pub refresh: Arc<Refresh>,
-    pub preload: Arc<Preload>,
-    mount_point: PathBuf,
-    slot: DatasetSlot,
-    sources: Vec<SourceHandle>,
-    spec: dataset_spec::Dataset,
-    /// Its manifests and marks, below the first disk tier.
-    folder: PathBuf,
-}
-
 /// Seconds since the Unix epoch.
 fn now_seconds() -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -154,16 +143,24 @@ impl Node {
 
     /// Makes a data set ready to be served, and begins to list and preload it. Sends nothing before it returns. Blocks on the disk.
     pub fn add(self: &Arc<Self>, spec: dataset_spec::Dataset, mount_point: &Path) -> Result<Arc<Dataset>, NodeError> {
-        let name = spec.name.to_string();
-        let mut handles = Vec::with_capacity(spec.sources.len());
-        for source in &spec.sources {
-            let access = access::resolve(source, &self.config)?;
+        let accesses = spec.sources.iter().map(|source| access::resolve(source, &self.config)).collect::<Result<Vec<_>, _>>()?;
+        self.add_given(spec, mount_point, &accesses)
+    }
+
+    /// The same with what its sources need, one for each of the spec's.
+    pub fn add_given(
+        self: &Arc<Self>,
+        spec: dataset_spec::Dataset,
+        mount_point: &Path,
+        accesses: &[SourceAccess],
+    ) -> Result<Arc<Dataset>, NodeError> {
+        assert_eq!(spec.sources.len(), accesses.len(), "one access for each source");
+        let open = |(source, access): (&dataset_spec::SourceSpec, &SourceAccess)| {
             let limits = Limits { rates: self.rates.clone(), ..Limits::default() };
-            handles.push(
-                forebay_source::open(&source.location, &access, limits)
-                    .map_err(|cause| NodeError::Source { dataset: name.clone(), cause })?,
-            );
-        }
+            forebay_source::open(&source.location, access, limits)
+                .map_err(|cause| NodeError::Source { dataset: spec.name.to_string(), cause })
+        };
+        let handles = spec.sources.iter().zip(accesses).map(open).collect::<Result<Vec<_>, _>>()?;
         self.add_with(spec, mount_point, handles)
     }
 
@@ -218,12 +215,44 @@ impl Node {
             refresh.note_resumed();
         }
         let preload = Preload::new(fs.clone(), spec.preload.max_bytes_per_second.map(|size| size.bytes()));
-        let dataset =
-            Arc::new(Dataset { fs, refresh: refresh.clone(), preload, mount_point: mount_point.to_owned(), slot, sources, spec, folder });
+        let stop = self.stop.child_token();
+        let place = dataset::Place { mount_point: mount_point.to_owned(), slot, folder };
+        let dataset = Arc::new(Dataset::new(fs, refresh.clone(), preload, sources, spec, place, stop.clone()));
         self.datasets.write().push(dataset.clone());
-        self.tasks.lock().spawn_on(refresh.run(self.stop.clone()), &self.runtime);
-        self.tasks.lock().spawn_on(dataset.clone().keep_loaded(self.stop.clone()), &self.runtime);
+        self.tasks.lock().spawn_on(refresh.run(stop), &self.runtime);
+        self.keep_loaded(&dataset, false);
         Ok(dataset)
+    }
+
+    /// Begins, or begins anew, to keep a data set as its spec says.
+    fn keep_loaded(&self, dataset: &Arc<Dataset>, changed: bool) {
+        let turn = dataset.next_turn();
+        let mut tasks = self.tasks.lock();
+        // What has ended needn't be waited for at the stop.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(dataset.clone().keep_loaded(turn, changed), &self.runtime);
+    }
+
+    /// Lets a data set follow another spec of the same name, at once where it can.
+    pub fn change(self: &Arc<Self>, dataset: &Arc<Dataset>, spec: dataset_spec::Dataset) -> Result<Change, NodeError> {
+        let failed = |cause| NodeError::Manifest { dataset: spec.name.to_string(), cause };
+        let change = dataset.take(&spec).map_err(failed)?;
+        if change == Change::Live {
+            self.keep_loaded(dataset, true);
+        }
+        Ok(change)
+    }
+
+    /// Ends a data set that nobody has mounted and frees what is cached of it. Blocks on the disk; O(objects of the store).
+    pub fn remove(&self, dataset: &Arc<Dataset>) {
+        dataset.stop();
+        self.datasets.write().retain(|other| !Arc::ptr_eq(other, dataset));
+        self.store.free_dataset(dataset.slot());
+        if let Err(error) = std::fs::remove_dir_all(dataset.folder())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            warn!(dataset = dataset.fs.name(), %error, "the list of a data set that is gone stays on the disk");
+        }
     }
 
     pub fn datasets(&self) -> Vec<Arc<Dataset>> {
@@ -276,98 +305,6 @@ impl Node {
         let disk = self.config.tiers.iter().find(|tier| !memory::is_tmpfs(&tier.path));
         let tier = disk.or(self.config.tiers.first()).map_or_else(|| PathBuf::from("."), |tier| tier.path.clone());
         tier.join("datasets").join(spec.name.namespace()).join(spec.name.name())
-    }
-}
-
-impl Dataset {
-    /// Waits for the first manifest, frees what rules forbid, then preloads as the spec says.
-    async fn keep_loaded(self: Arc<Self>, stop: CancellationToken) {
-        let mut synced = self.refresh.synced();
-        let preload = &self.spec.preload;
-        let pins = self.fs.rules().pins();
-        let wanted = pins || matches!(preload.when, PreloadWhen::Once | PreloadWhen::Always);
-        if wanted && !preload.suspend {
-            self.preload.announce(PreloadState::Waiting);
-        }
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                arrived = synced.wait_for(|synced| *synced > 0) => if arrived.is_err() { return },
-            }
-            if self.fs.manifest().is_some() {
-                break;
-            }
-        }
-        self.free_forbidden().await;
-        let mark = self.folder.join(format!("preloaded-{}", preload.revision));
-        let once_more = match preload.when {
-            PreloadWhen::Always => true,
-            PreloadWhen::Once => !mark.exists(),
-            PreloadWhen::Never | PreloadWhen::Manual => false,
-        };
-        if preload.suspend || !(once_more || pins) {
-            if preload.suspend && wanted {
-                self.preload.announce(PreloadState::Paused);
-            }
-            return;
-        }
-        let paths = self.preload_paths(once_more);
-        loop {
-            synced.mark_unchanged();
-            let ended = self.preload.run(paths.clone(), stop.clone()).await;
-            if stop.is_cancelled() {
-                return;
-            }
-            match ended {
-                Ok(progress) if progress.state == PreloadState::Done && preload.when == PreloadWhen::Once => {
-                    if let Err(error) = std::fs::write(&mark, b"") {
-                        warn!(path = %mark.display(), %error, "a finished preload can't be noted; it is checked again after a restart");
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => warn!(dataset = self.fs.name(), error = %chain(&error), "preload failed"),
-            }
-            if self.preload.is_paused() || (preload.when != PreloadWhen::Always && !pins) {
-                return;
-            }
-            // What a sync finds is loaded too.
-            tokio::select! {
-                () = stop.cancelled() => return,
-                changed = synced.changed() => if changed.is_err() { return },
-            }
-        }
-    }
-
-    /// What is loaded ahead: the preload's paths, and what rules pin.
-    fn preload_paths(&self, preload: bool) -> Vec<String> {
-        let mut paths: Vec<String> = Vec::new();
-        if preload {
-            paths.extend(self.spec.preload.paths.iter().map(|path| path.as_str().to_owned()));
-        }
-        let pinned = self.spec.rules.iter().filter(|rule| rule.cache == Some(forebay_wire::rule::CacheMode::Pin));
-        for path in pinned.map(|rule| rule.path.as_str()) {
-            if !paths
-                .iter()
-                .any(|above| above == "/" || path == above || path.strip_prefix(above.as_str()).is_some_and(|rest| rest.starts_with('/')))
-            {
-                paths.push(path.to_owned());
-            }
-        }
-        paths
-    }
-
-    /// Frees what was cached before a rule said `Never`.
-    async fn free_forbidden(&self) {
-        let never = self.spec.rules.iter().filter(|rule| rule.cache == Some(forebay_wire::rule::CacheMode::Never));
-        for path in never.map(|rule| rule.path.as_str().to_owned()) {
-            match self.free(path.clone(), true).await {
-                Ok(freed) if freed.files > 0 => {
-                    info!(dataset = self.fs.name(), path, files = freed.files, "freed what is never to be cached")
-                }
-                Ok(_) => {}
-                Err(error) => warn!(dataset = self.fs.name(), path, error, "what is never to be cached could not be freed"),
-            }
-        }
     }
 }
 

@@ -64,7 +64,7 @@ impl Counters {
 /// Preloads of one data set. One runs at a time; another waits for it.
 pub struct Preload {
     fs: Arc<Filesystem>,
-    bytes_per_second_max: Option<u64>,
+    bytes_per_second_max: Mutex<Option<u64>>,
     turn: tokio::sync::Mutex<()>,
     progress: watch::Sender<Option<PreloadProgress>>,
     /// The first `FAILED_MAX` files of the last run that couldn't be loaded.
@@ -77,7 +77,7 @@ impl Preload {
     pub fn new(fs: Arc<Filesystem>, bytes_per_second_max: Option<u64>) -> Arc<Self> {
         Arc::new(Self {
             fs,
-            bytes_per_second_max,
+            bytes_per_second_max: Mutex::new(bytes_per_second_max),
             turn: tokio::sync::Mutex::default(),
             progress: watch::Sender::new(None),
             failed: Mutex::default(),
@@ -95,6 +95,11 @@ impl Preload {
     /// Shows a run that hasn't begun.
     pub fn announce(&self, state: PreloadState) {
         self.progress.send_replace(Some(PreloadProgress { state, ..PreloadProgress::default() }));
+    }
+
+    /// The limit of the next run.
+    pub fn set_rate(&self, bytes_per_second_max: Option<u64>) {
+        *self.bytes_per_second_max.lock() = bytes_per_second_max;
     }
 
     /// Ends the run that goes on as `Paused`; what is loaded stays. Until `resume` none begins.
@@ -206,7 +211,7 @@ impl Preload {
             }
             Ok::<(), ManifestError>(())
         });
-        let bucket = Bucket::new(self.bytes_per_second_max);
+        let bucket = Bucket::new(*self.bytes_per_second_max.lock());
         let entries = futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|entry| (entry, receiver)) });
         let load = async {
             entries.for_each_concurrent(FILES_MAX, |entry| self.load_one(&manifest, entry, counters, &bucket)).await;

@@ -19,6 +19,7 @@ use crate::fill::chain;
 use crate::fs::Filesystem;
 use forebay_manifest::listing::ListingError;
 use forebay_manifest::{Catalog, ContentId, Manifest, ManifestError, diff};
+use forebay_source::SourceError;
 use forebay_wire::block::ObjectRef;
 
 /// First pause after a failed listing; doubles up to `RETRY_MAX`, or the interval if that is shorter.
@@ -59,7 +60,39 @@ struct Outcome {
     number: u64,
     /// Another one runs, from its first request until it serves.
     busy: bool,
-    error: Option<String>,
+    error: Option<(Trouble, String)>,
+}
+
+/// What kind of failure a listing ended in: who must act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Credentials refused, a permission missing, an archived object.
+    Denied,
+    /// The bucket or its host isn't there, or doesn't answer.
+    Unreachable,
+    /// This node's disk or memory.
+    Here,
+}
+
+impl From<&RefreshError> for Trouble {
+    fn from(error: &RefreshError) -> Self {
+        match error {
+            RefreshError::Listing(ListingError::Source { cause, .. }) => match cause {
+                SourceError::Denied { .. } | SourceError::Archived { .. } => Self::Denied,
+                SourceError::NotFound { .. }
+                | SourceError::Replaced { .. }
+                | SourceError::Throttled { .. }
+                | SourceError::Unavailable { .. }
+                | SourceError::Corrupt { .. }
+                | SourceError::Unaskable { .. }
+                | SourceError::Missing { .. }
+                | SourceError::Permanent { .. } => Self::Unreachable,
+            },
+            RefreshError::Listing(ListingError::Manifest(_) | ListingError::Ended { .. })
+            | RefreshError::Manifest(_)
+            | RefreshError::Aborted => Self::Here,
+        }
+    }
 }
 
 /// Keeps one data set's manifest fresh.
@@ -105,7 +138,11 @@ impl Refresh {
     }
     /// Why the last listing failed; `None` when it didn't.
     pub fn error(&self) -> Option<String> {
-        self.outcomes.borrow().error.clone()
+        self.outcomes.borrow().error.as_ref().map(|(_, text)| text.clone())
+    }
+    /// What kind of failure that was.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.outcomes.borrow().error.as_ref().map(|(trouble, _)| *trouble)
     }
     /// Since the last listing that succeeded in this process.
     pub fn age(&self) -> Option<Duration> {
@@ -125,6 +162,11 @@ impl Refresh {
         self.synced.send_modify(|synced| *synced += 1);
     }
 
+    /// Lists as soon as it can.
+    pub fn ask(&self) {
+        self.asked.notify_one();
+    }
+
     /// Lists now and waits until the result serves. The text is the failure's.
     pub async fn refresh_now(&self) -> Result<(), String> {
         let mut outcomes = self.outcomes.subscribe();
@@ -135,7 +177,7 @@ impl Refresh {
         };
         self.asked.notify_one();
         let outcome = outcomes.wait_for(|outcome| outcome.number >= wanted).await.map_err(|_| "the node is stopping".to_owned())?;
-        outcome.error.clone().map_or(Ok(()), Err)
+        outcome.error.clone().map_or(Ok(()), |(_, text)| Err(text))
     }
 
     /// Lists whenever it is due, until `stop`.
@@ -166,9 +208,9 @@ impl Refresh {
                     pause = RETRY_MIN;
                     None
                 }
-                Err(error) => Some(chain(error)),
+                Err(error) => Some((Trouble::from(error), chain(error))),
             };
-            if let Some(error) = &failed
+            if let Some((_, error)) = &failed
                 && self.error().as_ref() != Some(error)
             {
                 // Once for each cause, not at each attempt.

@@ -4,6 +4,7 @@
 
 pub mod exit;
 pub mod health;
+pub mod identity;
 pub mod logging;
 pub mod metrics;
 pub mod run;

@@ -3,13 +3,17 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use forebay_wire::block::Extent;
 use forebay_wire::dataset_spec::Location;
 use forebay_wire::secret::SourceAccess;
+
+use parking_lot::RwLock;
 
 use super::limit::{Limiter, Limits, Priority};
 use super::metrics::SourceMetrics;
 use super::retry::{CutStalls, Retry, RetryPolicy};
-use super::{Source, SourceError, file, s3};
+use super::{Body, Checksum, Key, ListPage, ListRequest, Object, Source, SourceError, Version, file, s3};
 
 /// One source under its two priorities, which share limits, counters and connections.
 #[derive(Clone)]
@@ -17,6 +21,7 @@ pub struct SourceHandle {
     on_demand: Arc<dyn Source>,
     background: Arc<dyn Source>,
     metrics: Arc<SourceMetrics>,
+    client: Arc<Renewable>,
 }
 
 impl SourceHandle {
@@ -24,11 +29,13 @@ impl SourceHandle {
     pub fn wrap(inner: Arc<dyn Source>, limits: Limits, policy: RetryPolicy) -> Self {
         let metrics = Arc::new(SourceMetrics::default());
         let limiter = Limiter::new(limits, metrics.clone());
+        let client = Arc::new(Renewable { name: inner.name().to_owned(), current: RwLock::new(inner) });
+        let inner: Arc<dyn Source> = client.clone();
         let inner: Arc<dyn Source> = Arc::new(CutStalls::new(inner, policy.stall));
         let build = |priority| -> Arc<dyn Source> {
             Arc::new(Retry::new(limiter.clone().wrap(inner.clone(), priority), policy.clone(), metrics.clone()))
         };
-        Self { on_demand: build(Priority::OnDemand), background: build(Priority::Background), metrics }
+        Self { on_demand: build(Priority::OnDemand), background: build(Priority::Background), metrics, client }
     }
     /// For readers that wait.
     pub fn on_demand(&self) -> Arc<dyn Source> {
@@ -45,14 +52,55 @@ impl SourceHandle {
     pub fn name(&self) -> &str {
         self.on_demand.name()
     }
+
+    /// Uses other credentials, or other trust, from the next request on; limits and counters go on. `location` is the one it was opened with.
+    pub fn renew(&self, location: &Location, access: &SourceAccess) -> Result<(), SourceError> {
+        *self.client.current.write() = client(location, access)?;
+        Ok(())
+    }
+}
+
+/// The client below limits and retries, which may be another from one request to the next.
+struct Renewable {
+    name: String,
+    /// Guards which client new requests take.
+    current: RwLock<Arc<dyn Source>>,
+}
+
+impl Renewable {
+    fn current(&self) -> Arc<dyn Source> {
+        self.current.read().clone()
+    }
+}
+
+#[async_trait]
+impl Source for Renewable {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    async fn list(&self, request: &ListRequest) -> Result<ListPage, SourceError> {
+        self.current().list(request).await
+    }
+    async fn head(&self, key: &Key) -> Result<Object, SourceError> {
+        self.current().head(key).await
+    }
+    async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError> {
+        self.current().read(key, version, extent, whole).await
+    }
+    async fn checksum(&self, key: &Key, version: &Version) -> Result<Option<Checksum>, SourceError> {
+        self.current().checksum(key, version).await
+    }
 }
 
 /// Builds the source. Sends nothing: region and credentials are found at the first request, so a mount comes back while its source
 /// is away.
 pub fn open(location: &Location, access: &SourceAccess, limits: Limits) -> Result<SourceHandle, SourceError> {
-    let inner: Arc<dyn Source> = match location {
+    Ok(SourceHandle::wrap(client(location, access)?, limits, RetryPolicy::default()))
+}
+
+fn client(location: &Location, access: &SourceAccess) -> Result<Arc<dyn Source>, SourceError> {
+    Ok(match location {
         Location::S3(s3) => Arc::new(s3::S3::new(s3, access)?),
         Location::File(folder) => Arc::new(file::FileSource::new(folder)?),
-    };
-    Ok(SourceHandle::wrap(inner, limits, RetryPolicy::default()))
+    })
 }

@@ -10,6 +10,7 @@ use forebay_mounter::MountError;
 use forebay_wire::problem::Problems;
 
 use crate::access::AccessError;
+use crate::cluster::ClusterError;
 use crate::control::ClientError;
 use crate::doctor::source::ProbeError;
 use crate::holder::HolderError;
@@ -70,7 +71,9 @@ fn of_source(error: &SourceError) -> Exit {
 
 fn of_access(error: &AccessError) -> Exit {
     match error {
-        AccessError::NoFolder { .. } | AccessError::Incomplete { .. } | AccessError::Unusable { .. } => Exit::Usage,
+        AccessError::NoFolder { .. } | AccessError::NotGiven { .. } | AccessError::Incomplete { .. } | AccessError::Unusable { .. } => {
+            Exit::Usage
+        }
         AccessError::Read { cause, .. } if cause.kind() == std::io::ErrorKind::PermissionDenied => Exit::Permission,
         AccessError::Read { .. } => Exit::Usage,
     }
@@ -91,6 +94,17 @@ impl From<ProbeError> for Failure {
         match error {
             ProbeError::Access(error) => error.into(),
             ProbeError::Source(error) => error.into(),
+        }
+    }
+}
+
+impl From<ClusterError> for Failure {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Node(error) => error.into(),
+            ClusterError::Identity(_) => Self::of(Exit::Usage, &error),
+            ClusterError::Listen { .. } => Self::of(Exit::Temporary, &error),
+            ClusterError::Serve { .. } => Self::of(Exit::Machine, &error),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The hidden `serve`: the daemon behind one mount, started by its holder.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,6 +10,7 @@ use forebay_wire::node_config::{LogFormat, NodeConfig, Tier};
 
 use super::failure::Failure;
 use super::settings;
+use crate::cluster;
 use crate::node::{self, Setup};
 
 #[derive(Debug, Args)]
@@ -41,11 +43,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
         .enumerate()
         .map(|(index, path)| Tier { path: path.clone(), ..given.get(index).cloned().unwrap_or_default() })
         .collect();
-    let format = match config.log.format {
-        LogFormat::Text => logging::Format::Text,
-        LogFormat::Json => logging::Format::Json,
-    };
-    let log = logging::init(format, &config.log.level).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let log = logging::init(format(&config), &config.log.level).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let Some(folder) = args.holder.parent() else {
         return Err(Failure::new(Exit::Usage, "--holder is no path of a socket"));
     };
@@ -54,6 +52,85 @@ pub(super) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let setup = Setup { dataset, config, mount_point: args.mount_point.clone(), holder: args.holder.clone(), control, log };
     run::run(metrics, |parts| node::run(setup, parts))??;
     Ok(Exit::Ok)
+}
+
+/// One node of a cache, as an operator's DaemonSet runs it. Of a policy's node file the tiers are whole folders, or patterns of them.
+#[derive(Debug, Args)]
+pub(super) struct ClusterArgs {
+    /// The node's settings (kind: NodeConfig), with tiers
+    #[arg(long)]
+    config: PathBuf,
+    /// Folder of this node and policy, on tmpfs, shared with the CSI driver
+    #[arg(long)]
+    run: PathBuf,
+    /// Where the operator calls
+    #[arg(long, default_value = "0.0.0.0:7070")]
+    listen: SocketAddr,
+    /// Folder with tls.crt, tls.key and ca.crt
+    #[arg(long)]
+    certificates: PathBuf,
+    /// Name of this machine, as Kubernetes knows it
+    #[arg(long)]
+    node: String,
+}
+
+/// Makes the folders of a node's tiers and gives them to the user that the node runs as: the one thing that needs privileges, and only before it starts.
+#[derive(Debug, Args)]
+pub(super) struct PrepareFoldersArgs {
+    /// User and group that are to own the folders
+    #[arg(long)]
+    owner: u32,
+    #[arg(required = true)]
+    folders: Vec<PathBuf>,
+}
+
+pub(super) fn prepare_folders(args: &PrepareFoldersArgs) -> Result<Exit, Failure> {
+    use std::os::unix::fs::{DirBuilderExt, chown};
+    for folder in &args.folders {
+        // Not the parents: a disk that isn't mounted must not turn into a folder of the disk below it.
+        let made = match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        };
+        made.and_then(|()| chown(folder, Some(args.owner), Some(args.owner))).map_err(|error| {
+            Failure::new(Exit::CannotCreate, format!("prepare {}: {error}; its parent must be there", folder.display()))
+        })?;
+    }
+    Ok(Exit::Ok)
+}
+
+pub(super) fn cluster(args: ClusterArgs) -> Result<Exit, Failure> {
+    protect()?;
+    let ClusterArgs { config, run: folder, listen, certificates, node } = args;
+    let config = NodeConfig::parse(&config.display().to_string(), &settings::read(&config)?)?;
+    if config.tiers.is_empty() {
+        return Err(Failure::new(Exit::Usage, "the node file names no tiers: write `tiers: [{ path: /mnt/cache }]`"));
+    }
+    settings::ensure_writable(&config)?;
+    let log = logging::init(format(&config), &config.log.level).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let metrics = config.metrics;
+    let setup = cluster::Setup { config, run: folder, listen, certificates, node, log };
+    match run::run(metrics, |parts| cluster::run(setup, parts))?? {
+        cluster::Ended::Stopped => Ok(Exit::Ok),
+        cluster::Ended::StartAgain => Err(start_again()),
+    }
+}
+
+/// Becomes the same program with the same arguments: the process stays, so nobody takes it for one that failed.
+fn start_again() -> Failure {
+    use std::os::unix::process::CommandExt;
+    let mut arguments = std::env::args_os();
+    let named = arguments.next();
+    let program = std::env::current_exe().ok().or(named.map(PathBuf::from)).unwrap_or_default();
+    let error = std::process::Command::new(&program).args(arguments).exec();
+    Failure::new(Exit::Internal, format!("start {} again: {error}", program.display()))
+}
+
+fn format(config: &NodeConfig) -> logging::Format {
+    match config.log.format {
+        LogFormat::Text => logging::Format::Text,
+        LogFormat::Json => logging::Format::Json,
+    }
 }
 
 /// Keeps credentials in memory out of core files, and other processes of this user out of that memory.

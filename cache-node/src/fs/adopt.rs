@@ -12,6 +12,7 @@ use super::locate::node_of;
 use super::loose::{LooseFile, split};
 use super::{Adopted, Current, Filesystem, Invalidation};
 use crate::fill::chain;
+use crate::rules::RuleTable;
 use forebay_manifest::{
     Change, ContentId, EntryKind, FoundKind, Manifest, ManifestError, ManifestObject, PathHash, RemovedEntry, What, diff, directory_id,
 };
@@ -174,16 +175,20 @@ impl Filesystem {
         }
     }
 
-    /// Sets how much of the hash space a limited pin takes, from the bytes below its path.
     fn measure_limited_rules(&self, next: &Current) -> Result<(), ManifestError> {
-        let limited = self.rules.load().limited_paths();
-        if limited.is_empty() {
-            return Ok(());
+        let rules = self.rules.load_full();
+        if !rules.limited_paths().is_empty() {
+            self.rules.store(Arc::new(measured((*rules).clone(), &next.manifest)?));
         }
-        let mut rules = (*self.rules.load_full()).clone();
-        for path in limited {
-            rules.set_bytes_below(&path, bytes_below(&next.manifest, &path)?);
-        }
+        Ok(())
+    }
+
+    /// Goes by other rules from the next fill on. What is cached already is brought in line by whoever changes them.
+    pub fn set_rules(&self, rules: RuleTable) -> Result<(), ManifestError> {
+        let rules = match self.manifest() {
+            Some(manifest) => measured(rules, &manifest)?,
+            None => rules,
+        };
         self.rules.store(Arc::new(rules));
         Ok(())
     }
@@ -359,4 +364,12 @@ pub fn for_each_below(
         })?;
     }
     Ok(true)
+}
+
+/// Sets how much of the hash space a limited pin takes, from the bytes below its path.
+fn measured(mut rules: RuleTable, manifest: &Manifest) -> Result<RuleTable, ManifestError> {
+    for path in rules.limited_paths() {
+        rules.set_bytes_below(&path, bytes_below(manifest, &path)?);
+    }
+    Ok(rules)
 }

@@ -98,8 +98,14 @@ pub(super) fn report(loops: &Loops, runtime: &Handle, holder: &Handover) {
             tracing::warn!("a thread has been in one request for over a second: the holder isn't told that all is well");
         }
         was_stuck = stuck;
+        if holder.is_retired() {
+            return;
+        }
         if !stuck && let Err(error) = holder.alive() {
-            return tracing::debug!(%error, "the holder is gone");
+            tracing::debug!(%error, "the holder is gone");
+            if !holder.is_lasting() {
+                return;
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Passes what the kernel must forget from the filesystem to the holder, which writes it.
 //! On a thread and a connection of its own: a notification may wait for a lookup that this very session is to answer.
 
+use std::time::Duration;
+
 use forebay_mounter::notify::Notification;
 use forebay_mounter::protocol::ProtocolError;
 use tokio::sync::mpsc::Receiver;
@@ -11,6 +13,8 @@ use crate::handover::Handover;
 /// Bytes of names a message: as JSON numbers a byte takes up to four.
 const NAME_BYTES_MAX: usize = 16 << 10;
 const NOTIFICATIONS_MAX: usize = 512;
+/// Between two attempts while there is no holder.
+const AGAIN_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs until the filesystem or the holder is gone. What was not written then is replayed by the next daemon.
 pub(super) fn pump(mut invalidations: Receiver<Invalidation>, holder: &Handover) -> Result<(), ProtocolError> {
@@ -23,9 +27,22 @@ pub(super) fn pump(mut invalidations: Receiver<Invalidation>, holder: &Handover)
             batch.add(next);
         }
         let Batch { notifications, sequence, .. } = std::mem::take(&mut batch);
-        holder.notify(notifications, sequence)?;
+        tell(holder, &notifications, sequence)?;
     }
     Ok(())
+}
+
+/// To forget twice costs nothing, so what a holder that died may not have written is told to the next one.
+fn tell(holder: &Handover, notifications: &[Notification], sequence: Option<u64>) -> Result<(), ProtocolError> {
+    loop {
+        match holder.notify(notifications.to_vec(), sequence) {
+            Err(error) if holder.is_lasting() && !holder.is_retired() => {
+                tracing::debug!(%error, "the kernel is told what changed when there is a holder again");
+                std::thread::park_timeout(AGAIN_EVERY);
+            }
+            told => return told,
+        }
+    }
 }
 
 #[derive(Default)]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use forebay_mounter::backing::{self, BackingId};
 use forebay_mounter::notify::Notification;
+use forebay_mounter::protocol::ProtocolError;
 use parking_lot::Mutex;
 
 use crate::fs::{KeptFile, LocalFile};
@@ -160,12 +161,14 @@ impl Passthrough {
                 Ok(backing)
             }),
             Registrar::Holder => self.handover.register(node, file.as_fd()).map_err(|error| match error {
-                forebay_mounter::protocol::ProtocolError::Refused { errno: Some(errno), .. } => io::Error::from_raw_os_error(errno),
+                ProtocolError::Refused { errno: Some(errno), .. } => io::Error::from_raw_os_error(errno),
                 other => io::Error::other(other),
             }),
             Registrar::Nobody => Err(io::ErrorKind::Unsupported.into()),
         };
         if let Err(error) = &registered
+            // A holder that is away says nothing of the kernel: this open goes through the daemon, the next one is tried again.
+            && (error.raw_os_error().is_some() || !self.handover.is_lasting())
             && !self.off.swap(true, Ordering::Relaxed)
         {
             // ELOOP: the store lies on a stacked filesystem such as overlayfs.

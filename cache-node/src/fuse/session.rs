@@ -32,6 +32,9 @@ use crate::handover::{Adopted, Handover};
 /// How often the passthrough table looks for files that the store evicted.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 
+/// How often the holder's socket is tried while nobody listens.
+const GIVE_BACK_EVERY: Duration = Duration::from_millis(50);
+
 /// The library's view of a session.
 struct Session<S> {
     shared: Arc<Shared<S>>,
@@ -100,7 +103,12 @@ pub(super) fn start<S: Serve>(
     let (end, ended) = oneshot::channel();
     let end = Arc::new(Mutex::new(Some(end)));
     follow_holder(handover, Arc::clone(&end))?;
-    spawn("fuse", move || finish(&end, session.run().map_err(failed("run"))))?;
+    let held = handover.clone();
+    spawn("fuse", move || {
+        let ended = session.run().map_err(failed("run"));
+        held.retire();
+        finish(&end, ended);
+    })?;
     handover.ready()?;
     let reporter = handover.another()?;
     spawn("alive", move || alive::report(&loops, &runtime, &reporter))?;
@@ -117,12 +125,29 @@ fn finish(end: &End, result: Result<(), FuseError>) {
     }
 }
 
-/// Without its holder a mount can be neither unmounted nor handed on: the session ends, and with the last copy of the device every read fails.
+/// Without its holder a mount can be neither unmounted nor handed on. A holder that ends with its mount: the session ends, and with the last copy of
+/// the device every read fails. One that is started again: it gets the mount back.
 fn follow_holder(handover: &Handover, end: End) -> Result<(), FuseError> {
     let watched = handover.another()?;
     spawn("holder", move || {
-        watched.wait_until_gone();
-        finish(&end, Err(FuseError::HolderGone));
+        loop {
+            watched.wait_until_gone();
+            if !watched.is_lasting() {
+                return finish(&end, Err(FuseError::HolderGone));
+            }
+            if watched.is_retired() {
+                return;
+            }
+            tracing::warn!("the driver that holds the mount is gone; reads go on, and the next driver gets the mount back");
+            while let Err(error) = watched.give_back() {
+                if watched.is_retired() {
+                    return;
+                }
+                tracing::debug!(%error, "nobody takes the mount back yet");
+                std::thread::park_timeout(GIVE_BACK_EVERY);
+            }
+            tracing::info!("the driver has the mount back");
+        }
     })
 }
 
@@ -136,14 +161,17 @@ async fn sweep(passthrough: Arc<Passthrough>, notifier: Handover) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let (passthrough, notifier) = (Arc::clone(&passthrough), notifier.clone());
+        let (passthrough, teller) = (Arc::clone(&passthrough), notifier.clone());
         let swept = tokio::task::spawn_blocking(move || {
             let prune = passthrough.sweep();
-            if prune.is_empty() { Ok(()) } else { notifier.notify(prune, None) }
+            if prune.is_empty() { Ok(()) } else { teller.notify(prune, None) }
         });
         match swept.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return tracing::warn!(%error, "the holder is gone"),
+            Ok(Err(_)) if notifier.is_retired() => return,
+            Ok(Err(error)) if !notifier.is_lasting() => return tracing::warn!(%error, "the holder is gone"),
+            // It is told again at the next tick.
+            Ok(Err(error)) => tracing::debug!(%error, "the holder is away"),
             Err(_) => return,
         }
     }

@@ -51,7 +51,8 @@ impl Control for Node {
 
     async fn preload(&self, paths: Vec<String>) -> Result<BoxStream<'static, PreloadProgress>, ControlError> {
         let dataset = self.only("preload")?;
-        let paths = if paths.is_empty() { dataset.spec.preload.paths.iter().map(|path| path.as_str().to_owned()).collect() } else { paths };
+        let paths =
+            if paths.is_empty() { dataset.spec().preload.paths.iter().map(|path| path.as_str().to_owned()).collect() } else { paths };
         dataset.preload.check(&paths).map_err(|error| match error {
             PreloadError::NotFound { path } => ControlError::NotFound { path },
             PreloadError::NoManifest => {
@@ -98,7 +99,7 @@ impl Control for Node {
         }
         let mut total = Freed::default();
         for path in paths {
-            let freed = dataset.free(path, false).await.map_err(|detail| failed("free", detail))?;
+            let freed = dataset.free(path).await.map_err(|detail| failed("free", detail))?;
             total.files += freed.files;
             total.bytes += freed.bytes;
         }
@@ -158,8 +159,8 @@ impl Node {
 }
 
 impl Dataset {
-    /// Frees what is cached at or below `path`; with `forbidden_only` just what a rule keeps out of the cache.
-    pub(super) async fn free(&self, path: String, forbidden_only: bool) -> Result<Freed, String> {
+    /// Frees what is cached at or below `path`.
+    pub(super) async fn free(&self, path: String) -> Result<Freed, String> {
         let Some(manifest) = self.fs.manifest() else { return Ok(Freed::default()) };
         let fs = self.fs.clone();
         let free = move || {
@@ -167,9 +168,6 @@ impl Dataset {
             let reader = fs.reader();
             let walked = for_each_below(&manifest, path.as_bytes(), &mut |entry, _| {
                 let Ok((file, _)) = fs.file_of_entry(&manifest, entry) else { return };
-                if forbidden_only && file.placement != crate::rules::Placement::Pass {
-                    return;
-                }
                 let here: u64 = (0..reader.block_size().count(file.object.size))
                     .filter(|index| reader.store().contains(&file.object, BlockIndex(*index)))
                     .filter_map(|index| reader.block_size().extent(BlockIndex(index), file.object.size))
@@ -191,7 +189,7 @@ impl Dataset {
         let manifest = self.fs.manifest();
         let progress = self.refresh.progress();
         let reader = self.fs.reader().metrics();
-        let sum = |count: fn(&forebay_source::SourceMetrics) -> u64| self.sources.iter().map(|source| count(source.metrics())).sum();
+        let sum = |count: fn(&forebay_source::SourceMetrics) -> u64| self.sources().iter().map(|source| count(source.metrics())).sum();
         let error = self.refresh.error().unwrap_or_default();
         let mut degraded = Vec::new();
         if !error.is_empty() {
@@ -206,8 +204,8 @@ impl Dataset {
         failed_files.truncate(FAILED_SHOWN);
         DatasetStatus {
             name: self.fs.name().to_owned(),
-            mount_point: self.mount_point.display().to_string(),
-            sources: self.sources.iter().map(|source| source.name().to_owned()).collect(),
+            mount_point: self.mount_point().display().to_string(),
+            sources: self.sources().iter().map(|source| source.name().to_owned()).collect(),
             files: statistics.files,
             directories: statistics.directories,
             bytes: statistics.bytes,
@@ -246,15 +244,6 @@ impl Dataset {
             },
             degraded,
         }
-    }
-
-    /// For the store's accounting.
-    pub fn slot(&self) -> forebay_store::DatasetSlot {
-        self.slot
-    }
-    /// The sources, in the spec's order.
-    pub fn sources(&self) -> &[forebay_source::SourceHandle] {
-        &self.sources
     }
 }
 

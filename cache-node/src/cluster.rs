@@ -1,0 +1,277 @@
+//! The node as an operator runs it: what is wanted comes by `Sync`, mounts come from the CSI driver by `Attach`.
+//! Knows UIDs, the run folder, the two services. Does not know Kubernetes, and what a data set is made of is `node`'s.
+//! Invariant: a data set goes on being served by the last spec that could be understood, also without the operator, also after a restart.
+
+mod coverage;
+mod desired_file;
+mod mounts;
+mod sync;
+mod volumes;
+mod wanted;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use forebay_daemon::identity::{Identity, IdentityError};
+use forebay_daemon::logging::LogHandle;
+use forebay_daemon::run::Parts;
+use forebay_daemon::shutdown::Trigger;
+use forebay_wire::control_service::SyncRequest;
+use forebay_wire::dataset_spec::Eviction;
+use forebay_wire::node_config::NodeConfig;
+use forebay_wire::secret::SourceAccess;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use crate::fill::chain;
+use crate::node::{Change, Dataset, Node, NodeError};
+use crate::{control, metrics};
+use coverage::Coverage;
+use desired_file::DesiredFile;
+use mounts::Mounts;
+use wanted::{Refused, Wanted};
+
+/// What `forebay-node cluster` was told, checked.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub config: NodeConfig,
+    /// Of this node and its CachePolicy; on tmpfs, shared with the CSI driver.
+    pub run: PathBuf,
+    /// Where the operator calls.
+    pub listen: SocketAddr,
+    /// `tls.crt`, `tls.key`, `ca.crt`.
+    pub certificates: PathBuf,
+    /// As Kubernetes knows this machine.
+    pub node: String,
+    pub log: LogHandle,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("listen on {at}: {cause}; is another node of this policy still running here?")]
+    Listen { at: String, cause: io::Error },
+    #[error("serve {service}")]
+    Serve {
+        service: &'static str,
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// Why `run` returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Stopped,
+    /// A spec changed in a way that only a new process can follow: the same program is to be run again, at once.
+    StartAgain,
+}
+
+/// One node of a cache. Used behind an `Arc`.
+struct Cluster {
+    node: Arc<Node>,
+    name: String,
+    file: DesiredFile,
+    mounts: Mounts,
+    /// One `Sync` at a time changes what is served.
+    turn: tokio::sync::Mutex<()>,
+    /// Guards what is served and what was refused; held for memory only.
+    state: Mutex<State>,
+    trigger: Trigger,
+}
+
+#[derive(Default)]
+struct State {
+    /// Empty before the first desired state.
+    generation: String,
+    /// By UID.
+    served: BTreeMap<String, Served>,
+    /// By UID, also of data sets that are served by an earlier spec.
+    refused: BTreeMap<String, Refused>,
+    start_again: bool,
+}
+
+#[derive(Clone)]
+struct Served {
+    dataset: Arc<Dataset>,
+    accesses: Vec<SourceAccess>,
+    coverage: Arc<Coverage>,
+    /// Nobody wants it any more; it goes when its mount does.
+    is_leaving: bool,
+}
+
+/// Serves until told to stop.
+pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> {
+    let Setup { config, run, listen, certificates, node: name, log } = setup;
+    parts.health.set_starting("the store");
+    let identity = Identity::load(&certificates)?;
+    let listener = tokio::net::TcpListener::bind(listen).await.map_err(|cause| ClusterError::Listen { at: listen.to_string(), cause })?;
+    let runtime = Handle::current();
+    let node = match tokio::task::spawn_blocking(move || Node::start(config, Eviction::default(), runtime)).await {
+        Ok(node) => node?,
+        Err(_) => return Err(NodeError::Stopping.into()),
+    };
+    node.set_log_control(move |directives| log.set(directives).map_err(|error| chain(&error)));
+    let mut registry = Registry::default();
+    metrics::register(&mut registry, &node);
+    parts.answer_metrics(Arc::new(registry));
+    let file = DesiredFile::below(&run);
+    let cluster = Arc::new(Cluster {
+        mounts: Mounts::new(node.clone()),
+        node,
+        name,
+        turn: tokio::sync::Mutex::default(),
+        state: Mutex::default(),
+        trigger: parts.trigger.clone(),
+        file,
+    });
+    if let Some(last) = cluster.file.read() {
+        info!(generation = last.generation, "serving what was wanted last");
+        cluster.follow(last).await;
+    }
+    let socket = run.join("node.sock");
+    let volumes = control::listen(&socket).map_err(|cause| ClusterError::Listen { at: socket.display().to_string(), cause })?;
+    parts.health.set_ready();
+    info!(node = cluster.name, %listen, socket = %socket.display(), "ready");
+    let stop = || {
+        let shutdown = parts.shutdown.clone();
+        async move { shutdown.wait().await }
+    };
+    let (asked, told) =
+        tokio::join!(volumes::serve(volumes, cluster.clone(), stop()), sync::serve(listener, identity, cluster.clone(), stop()),);
+    // Who stops must not look like one that still has its mounts to itself: the sockets are closed, now the data may be made durable.
+    cluster.node.stop().await;
+    asked.map_err(|cause| ClusterError::Serve { service: "volumes", cause })?;
+    told.map_err(|cause| ClusterError::Serve { service: "the operator", cause })?;
+    let start_again = cluster.state.lock().start_again;
+    Ok(if start_again { Ended::StartAgain } else { Ended::Stopped })
+}
+
+impl Cluster {
+    /// Makes what is served what `request` wants, data set by data set.
+    async fn follow(self: &Arc<Self>, request: SyncRequest) {
+        let Some(desired) = &request.desired else { return };
+        let _turn = self.turn.lock().await;
+        let mut refused = BTreeMap::new();
+        let mut wanted = BTreeMap::new();
+        for row in wanted::parse(desired) {
+            match row {
+                Ok(row) => drop(wanted.insert(row.uid.clone(), row)),
+                Err(row) => drop(refused.insert(row.uid.clone(), row)),
+            }
+        }
+        let known: Vec<String> = desired.datasets.iter().map(|dataset| dataset.uid.clone()).collect();
+        // Names first: a data set that was made again under its name needs the place of the old one.
+        self.let_go(&known).await;
+        for (uid, wanted) in wanted {
+            if let Err(error) = self.serve(wanted).await {
+                warn!(uid, error = %chain(&error), "a data set can't be served as it is wanted");
+                refused.insert(uid.clone(), Refused { uid, kind: error.kind(), sentence: chain(&error) });
+            }
+        }
+        let mut state = self.state.lock();
+        state.refused = refused;
+        state.generation.clone_from(&request.generation);
+        drop(state);
+        // After it took effect: a state that stops the process isn't what it starts with.
+        if let Err(error) = self.file.write(&request) {
+            warn!(%error, "what is wanted can't be kept for a restart; the operator will say it again");
+        }
+        if self.state.lock().start_again {
+            info!("starting again to follow a spec; reads wait for a moment");
+            self.trigger.stop();
+        }
+    }
+
+    /// Ends what is in nobody's interest and not mounted.
+    async fn let_go(&self, known: &[String]) {
+        let gone: Vec<(String, Served)> = {
+            let mut state = self.state.lock();
+            let (gone, mounted): (Vec<String>, Vec<String>) =
+                state.served.keys().filter(|uid| !known.contains(uid)).cloned().partition(|uid| !self.mounts.is_mounted(uid));
+            for uid in mounted {
+                if let Some(served) = state.served.get_mut(&uid) {
+                    served.is_leaving = true;
+                }
+            }
+            gone.into_iter().filter_map(|uid| state.served.remove_entry(&uid)).collect()
+        };
+        for (uid, served) in gone {
+            info!(dataset = served.dataset.fs.name(), uid, "no longer wanted: its cache is freed");
+            let node = self.node.clone();
+            if tokio::task::spawn_blocking(move || node.remove(&served.dataset)).await.is_err() {
+                warn!(uid, "the cache of a data set that is gone could not be freed");
+            }
+        }
+    }
+
+    /// Serves `wanted`, or lets what is served follow it.
+    async fn serve(&self, wanted: Wanted) -> Result<(), ServeError> {
+        let Wanted { uid, spec, accesses } = wanted;
+        let served = self.state.lock().served.get(&uid).cloned();
+        let Some(served) = served else { return self.add(uid, spec, accesses).await };
+        let (node, dataset, name) = (self.node.clone(), served.dataset.clone(), spec.name.to_string());
+        let renewed = (served.accesses != accesses).then(|| accesses.clone());
+        let change = tokio::task::spawn_blocking(move || {
+            if let Some(accesses) = &renewed {
+                for ((handle, source), access) in dataset.sources().iter().zip(&spec.sources).zip(accesses) {
+                    handle.renew(&source.location, access).map_err(|cause| NodeError::Source { dataset: name.clone(), cause })?;
+                }
+                info!(dataset = name, "uses other credentials from now on");
+                dataset.refresh.ask();
+            }
+            node.change(&dataset, spec)
+        });
+        let change = change.await.map_err(|_| NodeError::Stopping)??;
+        let mut state = self.state.lock();
+        if let Some(served) = state.served.get_mut(&uid) {
+            served.accesses = accesses;
+            served.is_leaving = false;
+        }
+        state.start_again |= change == Change::Restart;
+        Ok(())
+    }
+
+    async fn add(&self, uid: String, spec: forebay_wire::dataset_spec::Dataset, accesses: Vec<SourceAccess>) -> Result<(), ServeError> {
+        let name = spec.name.to_string();
+        let other = self.state.lock().served.values().any(|served| served.dataset.fs.name() == name);
+        if other {
+            return Err(ServeError::StillMounted { dataset: name });
+        }
+        let (node, given, mount) = (self.node.clone(), accesses.clone(), PathBuf::from(&uid));
+        let added = tokio::task::spawn_blocking(move || node.add_given(spec, &mount, &given));
+        let dataset = added.await.map_err(|_| NodeError::Stopping)??;
+        let coverage = Arc::new(Coverage::default());
+        tokio::spawn(coverage.clone().follow(dataset.fs.clone(), dataset.stopped()));
+        info!(dataset = name, uid, "serving");
+        self.state.lock().served.insert(uid, Served { dataset, accesses, coverage, is_leaving: false });
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("{dataset} was deleted and made again while pods of this node use the old one; it is served when they have ended")]
+    StillMounted { dataset: String },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+impl ServeError {
+    fn kind(&self) -> forebay_wire::control_service::Problem {
+        use forebay_wire::control_service::Problem;
+        match self {
+            Self::Node(NodeError::Source { .. }) => Problem::Invalid,
+            Self::Node(NodeError::Access(_)) => Problem::Reference,
+            Self::StillMounted { .. } | Self::Node(_) => Problem::Node,
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The mounts that this node answers, one a data set, each adopted from the CSI driver.
+//! Knows sessions by UID. Does not know what is mounted where: the driver does.
+//! Invariant: one session a data set; who asks for one that is there gets it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use crate::fill::chain;
+use crate::handover::Handover;
+use crate::node::{Dataset, Node, NodeError};
+
+pub(super) struct Mounts {
+    node: Arc<Node>,
+    /// Guards which sessions there are; an entry appears before its session is adopted, so that two don't adopt at once.
+    sessions: Arc<Mutex<HashMap<String, Arc<Session>>>>,
+}
+
+#[derive(Default)]
+struct Session {
+    /// Guards that one caller adopts; true when requests are answered.
+    serving: tokio::sync::Mutex<bool>,
+}
+
+impl Mounts {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self { node, sessions: Arc::default() }
+    }
+
+    pub(super) fn is_mounted(&self, uid: &str) -> bool {
+        self.sessions.lock().contains_key(uid)
+    }
+
+    /// Adopts the mount that `holder` has; returns when its requests are answered, at once when they already are.
+    pub(super) async fn attach(&self, uid: &str, dataset: &Arc<Dataset>, holder: PathBuf) -> Result<(), NodeError> {
+        let session = self.sessions.lock().entry(uid.to_owned()).or_default().clone();
+        let mut serving = session.serving.lock().await;
+        if *serving {
+            return Ok(());
+        }
+        match self.adopt(uid, dataset, holder, &session).await {
+            Ok(()) => {
+                *serving = true;
+                Ok(())
+            }
+            Err(error) => {
+                forget(&self.sessions, uid, &session);
+                Err(error)
+            }
+        }
+    }
+
+    async fn adopt(&self, uid: &str, dataset: &Arc<Dataset>, holder: PathBuf, session: &Arc<Session>) -> Result<(), NodeError> {
+        let adopt = move || {
+            let handover = Handover::lasting(&holder).map_err(|cause| NodeError::Holder { op: "connect to", cause })?;
+            let adopted = handover.adopt().map_err(|cause| NodeError::Holder { op: "adopt the mount from", cause })?;
+            Ok::<_, NodeError>((handover, adopted))
+        };
+        let (handover, adopted) = tokio::task::spawn_blocking(adopt).await.map_err(|_| NodeError::Stopping)??;
+        let mut running = self.node.serve(dataset, &handover, adopted).await?;
+        info!(dataset = dataset.fs.name(), uid, "answering a mount");
+        let (sessions, session, uid, name) = (self.sessions.clone(), session.clone(), uid.to_owned(), dataset.fs.name().to_owned());
+        tokio::spawn(async move {
+            match running.ended().await {
+                Ok(()) => info!(dataset = name, uid, "the mount is gone"),
+                Err(error) => warn!(dataset = name, uid, error = %chain(&error), "a mount is not answered any more"),
+            }
+            forget(&sessions, &uid, &session);
+        });
+        Ok(())
+    }
+}
+
+/// Only if it is still this one: another may have been adopted since.
+fn forget(sessions: &Mutex<HashMap<String, Arc<Session>>>, uid: &str, session: &Arc<Session>) {
+    let mut sessions = sessions.lock();
+    if sessions.get(uid).is_some_and(|now| Arc::ptr_eq(now, session)) {
+        sessions.remove(uid);
+    }
+}

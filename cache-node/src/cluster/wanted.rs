@@ -1,0 +1,112 @@
+//! What the operator wants of this node, parsed and checked: one row a data set.
+//! Knows the message and what a valid data set is. Does not know what is served already; it is pure.
+//! Invariant: a data set that can't be understood stops nobody but itself.
+
+use std::collections::BTreeMap;
+
+use forebay_wire::control_service::{Desired, DesiredDataset, Problem};
+use forebay_wire::dataset_spec::Dataset;
+use forebay_wire::node_config::AmbientCredentials;
+use forebay_wire::secret::SourceAccess;
+
+use crate::access::{self, References};
+
+/// One data set as it should be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) uid: String,
+    pub(super) spec: Dataset,
+    /// One for each of the spec's sources.
+    pub(super) accesses: Vec<SourceAccess>,
+}
+
+/// Why a data set can't be served as it is wanted: one sentence that says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) uid: String,
+    pub(super) kind: Problem,
+    pub(super) sentence: String,
+}
+
+/// Every data set of `desired`, in its order.
+pub(super) fn parse(desired: &Desired) -> Vec<Result<Wanted, Refused>> {
+    desired.datasets.iter().map(wanted).collect()
+}
+
+fn wanted(desired: &DesiredDataset) -> Result<Wanted, Refused> {
+    // Every field of a later release that changes what is served must be handled here.
+    let DesiredDataset { uid, object, references, ambient_credentials, lister: _ } = desired;
+    let refused = |kind, sentence: String| Refused { uid: uid.clone(), kind, sentence };
+    if !is_uid(uid) {
+        return Err(refused(Problem::Invalid, format!("`{}` is no UID of a Kubernetes object", uid.escape_debug())));
+    }
+    let spec = Dataset::parse("the Dataset", object).map_err(|problems| refused(Problem::Invalid, problems.to_string()))?;
+    let references: BTreeMap<String, BTreeMap<String, Vec<u8>>> = references
+        .iter()
+        .map(|(name, given)| (name.clone(), given.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect()))
+        .collect();
+    let ambient = if *ambient_credentials { AmbientCredentials::Allow } else { AmbientCredentials::Deny };
+    let accesses = spec
+        .sources
+        .iter()
+        .map(|source| access::resolve_from(source, References::Given(&references), ambient))
+        .collect::<Result<_, _>>()
+        .map_err(|error| refused(Problem::Reference, error.to_string()))?;
+    Ok(Wanted { uid: uid.clone(), spec, accesses })
+}
+
+/// A UID becomes a part of paths: hexadecimal digits and `-` only.
+pub(super) fn is_uid(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use forebay_wire::control_service::References as Entries;
+    use forebay_wire::secret::Credentials;
+
+    const UID: &str = "0d9a4b1c-0000-4000-8000-000000000001";
+
+    fn desired(spec: &str) -> DesiredDataset {
+        let object = format!(
+            r#"{{"apiVersion":"forebay.dev/v1alpha1","kind":"Dataset","metadata":{{"name":"imagenet","namespace":"vision"}},"spec":{spec}}}"#
+        );
+        DesiredDataset { uid: UID.to_owned(), object, ..DesiredDataset::default() }
+    }
+
+    fn check(dataset: DesiredDataset) -> Result<Wanted, Refused> {
+        parse(&Desired { datasets: vec![dataset], ..Desired::default() }).remove(0)
+    }
+
+    #[test]
+    fn a_data_set_comes_with_what_it_names() {
+        let mut dataset = desired(r#"{"source":"s3://imagenet/train/","secretRef":{"name":"s3"}}"#);
+        assert_eq!(check(dataset.clone()).unwrap_err().kind, Problem::Reference);
+        let entries = [("AWS_ACCESS_KEY_ID".to_owned(), b"id".to_vec()), ("AWS_SECRET_ACCESS_KEY".to_owned(), b"key".to_vec())];
+        dataset.references.insert("s3".to_owned(), Entries { entries: entries.into() });
+        let wanted = check(dataset).unwrap();
+        assert_eq!(wanted.spec.name.to_string(), "vision/imagenet");
+        assert!(matches!(&wanted.accesses[0].credentials, Credentials::Keys(keys) if keys["AWS_SECRET_ACCESS_KEY"].expose() == "key"));
+    }
+
+    #[test]
+    fn the_machines_role_is_used_only_when_allowed() {
+        let mut dataset = desired(r#"{"source":"s3://imagenet/train/"}"#);
+        assert_eq!(check(dataset.clone()).unwrap().accesses[0].credentials, Credentials::Anonymous);
+        dataset.ambient_credentials = true;
+        assert_eq!(check(dataset).unwrap().accesses[0].credentials, Credentials::Ambient);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_a_sentence() {
+        let invalid = check(desired(r#"{"source":"ftp://x"}"#)).unwrap_err();
+        assert_eq!(invalid.kind, Problem::Invalid);
+        assert!(invalid.sentence.contains("s3://"), "{}", invalid.sentence);
+        for uid in ["", "../../etc", "a/b", "x y"] {
+            let dataset = DesiredDataset { uid: uid.to_owned(), ..desired(r#"{"source":"s3://abc/"}"#) };
+            assert_eq!(check(dataset).unwrap_err().kind, Problem::Invalid, "{uid}");
+        }
+    }
+}
