@@ -1,5 +1,7 @@
 //! The JSON schemas of the files a user writes, made from the types that read them.
 
+pub mod reference;
+
 use crate::dataset_spec::file::DatasetFile;
 use crate::node_config::file::NodeConfigFile;
 

@@ -5,12 +5,14 @@ mod boundaries;
 mod canary;
 mod changes;
 mod cli;
+mod cluster;
 mod crash;
 mod fill;
 mod fs_model;
 mod fuse;
 mod fuzz_smoke;
 mod holder;
+mod keys;
 mod laptop;
 mod memory_source;
 #[expect(dead_code, reason = "the sources' own tests need more of it")]

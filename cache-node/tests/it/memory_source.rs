@@ -39,6 +39,10 @@ impl MemorySource {
     pub(crate) fn delete(&self, key: &[u8]) {
         self.objects.lock().remove(key);
     }
+    /// How many objects have no bytes.
+    pub(crate) fn empty(&self) -> usize {
+        self.objects.lock().values().filter(|(_, bytes)| bytes.is_empty()).count()
+    }
     pub(crate) fn handle(self: &Arc<Self>) -> SourceHandle {
         let policy = RetryPolicy {
             attempts_max: 2,

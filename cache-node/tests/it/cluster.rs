@@ -1,0 +1,315 @@
+//! The node as an operator and a driver see it: the real program, real mutual TLS, a real mount that this process holds as the driver would.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use forebay_wire::control_service::control_client::ControlClient;
+use forebay_wire::control_service::{Desired, DesiredDataset, ObservedDataset, Problem, SyncReply, SyncRequest};
+use forebay_wire::node_service::PreloadState;
+use forebay_wire::volume_service::volumes_client::VolumesClient;
+use forebay_wire::volume_service::{AttachRequest, VolumeRef};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tonic::Code;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::fuse::child::Mount;
+use crate::laptop::wait_until;
+
+const UID: &str = "0d9a4b1c-0000-4000-8000-000000000001";
+const NODE: &str = "node.policy.forebay.dev";
+const OPERATOR: &str = "operator.forebay.dev";
+const BYTES: usize = 300_000;
+
+/// An authority that signs certificates for names.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// Certificate and key, in PEM.
+    fn sign(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
+/// One node process, its folders, and a bucket.
+struct Node {
+    folder: TempDir,
+    authority: Authority,
+    runtime: Runtime,
+    address: String,
+    process: Option<Child>,
+}
+
+impl Node {
+    fn start() -> Self {
+        let folder = TempDir::new().unwrap();
+        let authority = Authority::new();
+        for name in ["bucket", "cache", "run", "tls", "mount"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let (certificate, key) = authority.sign(NODE);
+        for (name, text) in [("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &authority.0.pem())] {
+            fs::write(folder.path().join("tls").join(name), text).unwrap();
+        }
+        for file in 1..=4_u8 {
+            fs::write(folder.path().join("bucket").join(format!("f{file}")), vec![file; BYTES]).unwrap();
+        }
+        let cache = folder.path().join("cache");
+        let config = format!("apiVersion: forebay.dev/v1alpha1\nkind: NodeConfig\ntiers: [{{ path: \"{}\" }}]\n", cache.display());
+        fs::write(folder.path().join("node.yaml"), config).unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let runtime = Runtime::new().unwrap();
+        let mut node = Self { folder, authority, runtime, address: free.to_string(), process: None };
+        node.run();
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().canonicalize().unwrap().join(name)
+    }
+
+    fn run(&mut self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay-node"));
+        command.args(["cluster", "--node", "node1", "--listen", &self.address]);
+        for (flag, name) in [("--config", "node.yaml"), ("--run", "run"), ("--certificates", "tls")] {
+            command.arg(flag).arg(self.path(name));
+        }
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        self.process = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        wait_until("the node's socket", || std::os::unix::net::UnixStream::connect(self.path("run/node.sock")).is_ok());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    fn channel(&self, authority: &Authority, name: &str) -> Result<Channel, tonic::transport::Error> {
+        let (certificate, key) = authority.sign(name);
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(self.authority.0.pem()))
+            .identity(Identity::from_pem(certificate, key))
+            .domain_name(NODE);
+        let endpoint = Endpoint::from_shared(format!("https://{}", self.address)).unwrap().tls_config(tls).unwrap();
+        self.runtime.block_on(endpoint.connect_timeout(Duration::from_secs(5)).connect())
+    }
+
+    /// What the operator says, and the answer.
+    fn sync(&self, generation: &str, datasets: Option<Vec<DesiredDataset>>) -> SyncReply {
+        let mut client = ControlClient::new(self.channel(&self.authority, OPERATOR).unwrap());
+        let desired = datasets.map(|datasets| Desired { policy: "policy".to_owned(), datasets });
+        let request = SyncRequest { generation: generation.to_owned(), desired };
+        self.runtime.block_on(client.sync(request)).unwrap().into_inner()
+    }
+
+    fn dataset(&self, uid: &str, rest: &str) -> DesiredDataset {
+        let source = self.path("bucket").display().to_string();
+        let object = format!(
+            r#"{{"apiVersion":"forebay.dev/v1alpha1","kind":"Dataset","metadata":{{"name":"t","namespace":"vision"}},"spec":{{"source":"file://{source}"{rest}}}}}"#
+        );
+        DesiredDataset { uid: uid.to_owned(), object, ..DesiredDataset::default() }
+    }
+
+    fn observed(&self) -> ObservedDataset {
+        let mut reply = self.sync("", None);
+        assert_eq!(reply.datasets.len(), 1, "{reply:?}");
+        reply.datasets.remove(0)
+    }
+
+    fn volumes(&self) -> VolumesClient<Channel> {
+        let socket = self.path("run/node.sock");
+        let connect = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+        });
+        self.runtime.block_on(Endpoint::from_static("http://node").connect_with_connector(connect)).map(VolumesClient::new).unwrap()
+    }
+
+    fn mount(&self) -> Mount {
+        let mount = Mount::new(&self.path("mount"), &self.path("holder.sock"));
+        self.attach().unwrap();
+        mount
+    }
+
+    fn attach(&self) -> Result<(), tonic::Status> {
+        let holder = self.path("holder.sock").display().to_string();
+        self.runtime.block_on(self.volumes().attach(AttachRequest { uid: UID.to_owned(), holder })).map(drop)
+    }
+
+    fn check(&self) {
+        for file in 1..=4_u8 {
+            assert_eq!(fs::read(self.path("mount").join(format!("f{file}"))).unwrap(), vec![file; BYTES]);
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+fn skip() -> bool {
+    !crate::fuse::can_mount()
+}
+
+#[test]
+fn a_data_set_that_is_wanted_is_served_also_by_the_next_process_before_the_operator_speaks() {
+    if skip() {
+        return;
+    }
+    let mut node = Node::start();
+    let by_name = VolumeRef { namespace: "vision".to_owned(), name: "t".to_owned(), ..VolumeRef::default() };
+    let unknown = node.runtime.block_on(node.volumes().resolve(by_name.clone())).unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound, "{unknown}");
+    assert_eq!(node.sync("1", Some(vec![node.dataset(UID, "")])).generation, "1");
+    let volume = node.runtime.block_on(node.volumes().resolve(by_name)).unwrap().into_inner();
+    assert_eq!((volume.uid.as_str(), volume.name.as_str()), (UID, "vision/t"));
+    let mount = node.mount();
+    node.check();
+    let held = File::open(node.path("mount/f2")).unwrap();
+    node.kill();
+    node.run();
+    node.attach().unwrap();
+    node.attach().unwrap();
+    node.check();
+    let mut bytes = [0; 100];
+    held.read_exact_at(&mut bytes, 1000).unwrap();
+    assert_eq!(bytes, [2; 100], "a file that was open before");
+    let observed = node.observed();
+    assert!(observed.mounted);
+    assert_eq!(observed.status.unwrap().files, 4);
+    drop(held);
+    drop(mount);
+}
+
+#[test]
+fn rules_and_preload_take_effect_at_once_and_other_fields_without_a_failed_read() {
+    if skip() {
+        return;
+    }
+    let node = Node::start();
+    node.sync("1", Some(vec![node.dataset(UID, r#","preload":{"when":"Once"}"#)]));
+    wait_until("the preload", || {
+        let observed = node.observed();
+        let done = observed.status.and_then(|status| status.preload).is_some_and(|preload| preload.state() == PreloadState::Done);
+        done && observed.wanted_held_bytes == 4 * BYTES as u64 && observed.wanted_bytes == observed.wanted_held_bytes
+    });
+    let mount = node.mount();
+    let cached = || node.observed().status.unwrap().cached_bytes;
+    wait_until("what is held", || cached() == 4 * BYTES as u64);
+    node.sync("2", Some(vec![node.dataset(UID, r#","rules":[{"path":"/","cache":"Never"}]"#)]));
+    wait_until("nothing held", || cached() == 0);
+    node.check();
+
+    let mode = |node: &Node| fs::metadata(node.path("mount/f1")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&node), 0o444);
+    let reading = std::thread::spawn({
+        let path = node.path("mount/f3");
+        move || {
+            for _ in 0..200 {
+                let mut file = File::open(&path).unwrap();
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).unwrap();
+                assert_eq!(bytes, vec![3; BYTES]);
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+                std::thread::yield_now();
+            }
+        }
+    });
+    node.sync("3", Some(vec![node.dataset(UID, r#","permissions":{"fileMode":"0400"}"#)]));
+    // The driver sees that nobody answers its mount, and attaches again.
+    wait_until("the next process", || node.log().matches("ready").count() >= 2 && node.attach().is_ok());
+    reading.join().unwrap();
+    assert_eq!(mode(&node), 0o400, "the same process id, another spec");
+    drop(mount);
+}
+
+#[test]
+fn a_data_set_that_nobody_wants_goes_when_its_mount_does() {
+    if skip() {
+        return;
+    }
+    let node = Node::start();
+    node.sync("1", Some(vec![node.dataset(UID, "")]));
+    let mount = node.mount();
+    node.check();
+    assert_eq!(node.sync("2", Some(Vec::new())).datasets.len(), 1, "still mounted");
+    node.check();
+    let refused = node.runtime.block_on(node.volumes().resolve(VolumeRef { uid: UID.to_owned(), ..VolumeRef::default() })).unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    drop(mount);
+    wait_until("its end", || node.sync("", None).datasets.iter().all(|dataset| !dataset.mounted));
+    assert!(node.sync("3", Some(Vec::new())).datasets.is_empty());
+    assert!(!node.path("cache/datasets/vision/t").exists());
+}
+
+#[test]
+fn what_cant_be_understood_is_told_and_what_was_served_goes_on() {
+    if skip() {
+        return;
+    }
+    let node = Node::start();
+    node.sync("1", Some(vec![node.dataset(UID, "")]));
+    let mount = node.mount();
+    let other = "0d9a4b1c-0000-4000-8000-000000000002";
+    let wrong = |uid| DesiredDataset { object: node.dataset(uid, "").object.replace("file://", "ftp:/"), ..node.dataset(uid, "") };
+    let reply = node.sync("2", Some(vec![wrong(UID), wrong(other)]));
+    assert_eq!(reply.generation, "2");
+    for observed in &reply.datasets {
+        assert_eq!(observed.problem_kind(), Problem::Invalid);
+        assert!(observed.problem.contains("source"), "{}", observed.problem);
+    }
+    node.check();
+    drop(mount);
+}
+
+#[test]
+fn only_the_operator_is_heard() {
+    let node = Node::start();
+    let strangers = Authority::new();
+    let call = |channel: Result<Channel, tonic::transport::Error>| {
+        let Ok(channel) = channel else { return false };
+        node.runtime.block_on(ControlClient::new(channel).sync(SyncRequest::default())).is_ok()
+    };
+    assert!(call(node.channel(&node.authority, OPERATOR)));
+    assert!(!call(node.channel(&strangers, OPERATOR)), "another authority");
+    assert!(!call(node.channel(&node.authority, NODE)), "a node is no operator");
+    let plain = Endpoint::from_shared(format!("http://{}", node.address)).unwrap();
+    assert!(!call(node.runtime.block_on(plain.connect())), "without TLS");
+    assert!(node.log().contains("a caller was refused"));
+    // Replaced while the node runs: the old authority is no longer believed.
+    let (certificate, key) = strangers.sign(NODE);
+    for (name, text) in [("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &strangers.0.pem())] {
+        write(&node.path("tls").join(name), text);
+    }
+    wait_until("the other certificates", || !call(node.channel(&node.authority, OPERATOR)));
+}
+
+fn write(path: &Path, text: &str) {
+    let next = path.with_extension("next");
+    fs::write(&next, text).unwrap();
+    fs::rename(&next, path).unwrap();
+}
