@@ -6,6 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::de::{Deserialize, Deserializer, Visitor};
+
 /// Why a text is no amount; the text itself is named by whoever reads the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
@@ -191,6 +193,43 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         total = total.checked_add(part).filter(|total| *total <= YEARS_100).ok_or_else(wrong)?;
     }
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+/// A quantity as its text. It may be written as a number, which YAML's readers take as text and JSON's don't.
+///
+/// For `#[serde(default, deserialize_with)]`; whether the text is a quantity is not looked at.
+pub fn quantity_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct Text(String);
+
+    impl<'de> Deserialize<'de> for Text {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(TextVisitor)
+        }
+    }
+
+    struct TextVisitor;
+
+    impl Visitor<'_> for TextVisitor {
+        type Value = Text;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a quantity")
+        }
+        fn visit_i64<E>(self, number: i64) -> Result<Text, E> {
+            Ok(Text(number.to_string()))
+        }
+        fn visit_u64<E>(self, number: u64) -> Result<Text, E> {
+            Ok(Text(number.to_string()))
+        }
+        fn visit_f64<E>(self, number: f64) -> Result<Text, E> {
+            Ok(Text(number.to_string()))
+        }
+        fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+            Ok(Text(text.to_owned()))
+        }
+    }
+
+    Ok(Option::<Text>::deserialize(deserializer)?.map(|Text(text)| text))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Addressing, Eviction, PreloadWhen, Verify};
 use crate::rule::{CacheMode, LocalCopy};
+use crate::unit;
 use crate::yaml::Ignored;
 
 /// A bucket, or several, as one folder.
@@ -63,7 +64,7 @@ pub struct MetadataFile {
 }
 
 /// Where the files come from, how they are cached, and how they are shown.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DatasetSpecFile {
     /// One source that fills the whole data set: `s3://bucket/prefix/` or `file:///folder`. Either this or `sources`.
@@ -95,14 +96,14 @@ pub struct DatasetSpecFile {
 }
 
 /// Names another object of the same namespace.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NameRefFile {
     pub name: String,
 }
 
 /// Names one entry of another object of the same namespace.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeyRefFile {
     pub name: String,
@@ -111,7 +112,7 @@ pub struct KeyRefFile {
 }
 
 /// One of several sources.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SourceFile {
     /// Where its files appear: absolute, such as `/images`. No source's path lies inside another's.
@@ -127,7 +128,7 @@ pub struct SourceFile {
 }
 
 /// What only S3 knows.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct S3File {
     /// A server other than AWS: `https://minio.corp:9000`.
@@ -148,7 +149,7 @@ pub struct S3File {
 }
 
 /// What to do with the files below a path.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleFile {
     /// Absolute, such as `/images/train`; `/` is the whole data set.
@@ -156,6 +157,7 @@ pub struct RuleFile {
     /// Pin: loaded ahead of use and never evicted. Auto: cached when read. Never: read through.
     pub cache: Option<CacheMode>,
     /// With Pin only: pin a stable subset of this size, such as `120Ti`.
+    #[serde(default, deserialize_with = "unit::quantity_text")]
     #[schemars(schema_with = "quantity")]
     pub max_bytes: Option<String>,
     /// How long a file stays in the cache after it was filled, such as `24h`; the source is never touched.
@@ -167,7 +169,7 @@ pub struct RuleFile {
 }
 
 /// At least `min` nodes hold a block, up to `max` when it is read often.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CopiesFile {
     /// 1 when left out.
@@ -177,7 +179,7 @@ pub struct CopiesFile {
 }
 
 /// Load files ahead of use.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PreloadFile {
     /// Never, Once (for each `revision`), Always (also what a sync finds), or Manual (when told so).
@@ -185,6 +187,7 @@ pub struct PreloadFile {
     /// What to load; everything when left out.
     pub paths: Option<Vec<String>>,
     /// A limit of its own, such as `200Mi`.
+    #[serde(default, deserialize_with = "unit::quantity_text")]
     #[schemars(schema_with = "quantity")]
     pub max_bytes_per_second: Option<String>,
     /// A new number makes `Once` run again.
@@ -203,7 +206,7 @@ pub enum SyncMode {
 }
 
 /// How the list of files is kept fresh.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SyncFile {
     pub mode: Option<SyncMode>,
@@ -212,7 +215,7 @@ pub struct SyncFile {
 }
 
 /// Owner and mode of everything in the data set.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PermissionsFile {
     /// 0 when left out.
@@ -225,7 +228,7 @@ pub struct PermissionsFile {
     pub directory_mode: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ClaimMode {
     /// A claim of the data set's name in its namespace.
     #[default]
@@ -234,7 +237,7 @@ pub enum ClaimMode {
 }
 
 /// The claim that the operator makes.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VolumeFile {
     pub claim: Option<ClaimMode>,

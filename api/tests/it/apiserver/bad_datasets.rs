@@ -1,0 +1,113 @@
+//! Specs of Datasets that the API server refuses: the field that it names, and how its sentence begins.
+
+use serde_json::{Value, json};
+
+#[rustfmt::skip]
+pub(super) fn cases() -> Vec<(Value, &'static str, &'static str)> {
+    let one = |more: Value| {
+        let mut spec = json!({ "source": "s3://abc" });
+        spec.as_object_mut().unwrap().append(&mut more.as_object().unwrap().clone());
+        spec
+    };
+    let rule = |more: Value| {
+        let mut rule = json!({ "path": "/a" });
+        rule.as_object_mut().unwrap().append(&mut more.as_object().unwrap().clone());
+        json!({ "source": "s3://abc", "rules": [rule] })
+    };
+    let of = |uri: &str| json!({ "source": uri });
+    let at = |path: &str| json!({ "sources": [{ "path": path, "uri": "s3://abc" }] });
+    vec![
+        (json!({ "eviction": "Hold" }), "spec", "no source is named: write `source: s3://bucket/prefix/`"),
+        (json!({ "source": "s3://abc", "sources": [{ "path": "/a", "uri": "s3://abc" }] }), "spec.sources", "`source` and `sources` exclude each other"),
+        (json!({ "sources": [] }), "spec.sources", "should have at least 1 items"),
+        (json!({ "sources": [{ "uri": "s3://abc" }] }), "spec.sources[0].path", "Required value"),
+        (json!({ "sources": [{ "path": "/a" }] }), "spec.sources[0].uri", "Required value"),
+        (json!({ "sources": [{ "path": "/a", "uri": "s3://abc" }], "secretRef": { "name": "s3" } }), "spec.secretRef", "with `sources`, `secretRef` belongs into each entry"),
+        (json!({ "sources": [{ "path": "/a", "uri": "s3://abc" }], "serviceAccountName": "a" }), "spec.serviceAccountName", "with `sources`, `serviceAccountName` belongs"),
+        (json!({ "sources": [{ "path": "/a", "uri": "s3://abc" }], "s3": {} }), "spec.s3", "with `sources`, `s3` belongs into each entry"),
+        (at("a"), "spec.sources[0].path", "this is no path of a data set: write it from `/`"),
+        (at("/a/../b"), "spec.sources[0].path", "this is no path"),
+        (at("/a/."), "spec.sources[0].path", "this is no path"),
+        (at("/a/"), "spec.sources[0].path", "without a `/` at the end"),
+        (at("/a//b"), "spec.sources[0].path", "this is no path"),
+        (at(""), "spec.sources[0].path", "this is no path"),
+        (json!({ "sources": [{ "path": "/a", "uri": "s3://abc" }, { "path": "/a", "uri": "s3://abd" }] }), "spec.sources[1]", "Duplicate value"),
+        (json!({ "sources": [{ "path": "/a", "uri": "s3://abc" }, { "path": "/a/b", "uri": "s3://abd" }] }), "spec.sources", "two sources lie inside each other"),
+        (json!({ "sources": [{ "path": "/b", "uri": "s3://abc" }, { "path": "/", "uri": "s3://abd" }] }), "spec.sources", "two sources lie inside each other"),
+        (json!({ "sources": [{ "path": "/a", "uri": "gs://abc" }] }), "spec.sources[0].uri", "this source is not known"),
+        (json!({ "sources": [{ "path": "/a", "uri": "s3://abc", "serviceAccountName": "a", "secretRef": { "name": "b" } }] }), "spec.sources[0].serviceAccountName", "exclude each other: remove one"),
+        (json!({ "sources": [{ "path": "/a", "uri": "file:///x", "s3": {} }] }), "spec.sources[0].s3", "`s3` goes with a source s3://... only"),
+        (json!({ "sources": [{ "path": "/a", "uri": "file:///x", "secretRef": { "name": "b" } }] }), "spec.sources[0].secretRef", "a folder needs no credentials"),
+        (json!({ "sources": [{ "path": "/a", "uri": "s3://abc", "secretRef": { "name": "B" } }] }), "spec.sources[0].secretRef.name", "this is no name of an object"),
+        (json!({ "sources": [{ "path": "/a", "uri": "s3://abc", "secretRef": { "name": "b" }, "s3": { "anonymous": true } }] }), "spec.sources[0].s3.anonymous", "requests with a secretRef are signed"),
+        (of("imagenet/train"), "spec.source", "this source is not known: write s3://bucket/prefix/ or file:///folder"),
+        (of("gs://abc/"), "spec.source", "this source is not known"),
+        (of("s3://"), "spec.source", "this is no name of a bucket"),
+        (of("s3://ab"), "spec.source", "this is no name of a bucket"),
+        (of("s3://a b/"), "spec.source", "this is no name of a bucket"),
+        (of("s3://abc..d/"), "spec.source", "this is no name of a bucket"),
+        (of("s3://.abc/"), "spec.source", "this is no name of a bucket"),
+        (of("s3://user:pass@abc/"), "spec.source", "credentials don't belong into a URI"),
+        (of("file://mnt/labels"), "spec.source", "a folder has three slashes"),
+        (of("file:/mnt"), "spec.source", "a folder has three slashes"),
+        (of("file:///mnt/../labels"), "spec.source", "a folder has three slashes and no `..`"),
+        (json!({ "source": "file:///mnt", "s3": {} }), "spec.s3", "`s3` goes with a source s3://... only"),
+        (json!({ "source": "file:///mnt", "secretRef": { "name": "s3" } }), "spec.secretRef", "a folder needs no credentials"),
+        (one(json!({ "secretRef": { "name": "A/B" } })), "spec.secretRef.name", "this is no name of an object"),
+        (one(json!({ "secretRef": {} })), "spec.secretRef.name", "Required value"),
+        (one(json!({ "serviceAccountName": "A" })), "spec.serviceAccountName", "this is no name of an object"),
+        (one(json!({ "serviceAccountName": "a", "secretRef": { "name": "b" } })), "spec.serviceAccountName", "`secretRef` and `serviceAccountName` exclude each other"),
+        (one(json!({ "s3": { "endpoint": "minio.corp" } })), "spec.s3.endpoint", "an endpoint is https:// or http://"),
+        (one(json!({ "s3": { "endpoint": "http://a:b@minio" } })), "spec.s3.endpoint", "credentials don't belong into an endpoint"),
+        (one(json!({ "s3": { "endpoint": "http://minio/path" } })), "spec.s3.endpoint", "without a path"),
+        (one(json!({ "s3": { "region": "us east" } })), "spec.s3.region", "this is no region"),
+        (one(json!({ "s3": { "addressing": "Host" } })), "spec.s3.addressing", "supported values: \"Auto\", \"Path\", \"VirtualHost\""),
+        (one(json!({ "s3": { "caBundleRef": { "name": ".." } } })), "spec.s3.caBundleRef.name", "this is no name of an object"),
+        (one(json!({ "s3": { "caBundleRef": { "name": "a", "key": "../b" } } })), "spec.s3.caBundleRef.key", "this is no key"),
+        (one(json!({ "s3": { "endpoint": "http://m", "caBundleRef": { "name": "a" } } })), "spec.s3.caBundleRef", "an endpoint http://... shows no certificate"),
+        (one(json!({ "s3": { "requesterPays": "maybe" } })), "spec.s3.requesterPays", "must be of type boolean"),
+        (one(json!({ "s3": { "roleARN": "reader" } })), "spec.s3.roleARN", "this is no role: write it as arn:aws:iam::123456789012:role/reader"),
+        (one(json!({ "s3": { "anonymous": true }, "secretRef": { "name": "a" } })), "spec.s3.anonymous", "requests with a secretRef are signed"),
+        (one(json!({ "s3": { "anonymous": true, "roleARN": "arn:aws:iam::1:role/a" } })), "spec.s3.anonymous", "a role can't be assumed without credentials"),
+        (one(json!({ "policyRef": { "name": "" } })), "spec.policyRef.name", "this is no name of an object"),
+        (one(json!({ "rules": [{ "cache": "Pin" }] })), "spec.rules[0].path", "Required value"),
+        (one(json!({ "rules": [{ "path": "a" }] })), "spec.rules[0].path", "this is no path of a data set"),
+        (one(json!({ "rules": [{ "path": "/a" }, { "path": "/a" }] })), "spec.rules[1]", "Duplicate value"),
+        (rule(json!({ "cache": "Always" })), "spec.rules[0].cache", "supported values: \"Auto\", \"Never\", \"Pin\""),
+        (rule(json!({ "maxBytes": "1Gi" })), "spec.rules", "maxBytes says how much to pin: add `cache: Pin`"),
+        (rule(json!({ "cache": "Auto", "maxBytes": "1Gi" })), "spec.rules", "maxBytes says how much to pin"),
+        (rule(json!({ "cache": "Pin", "maxBytes": "lots" })), "spec.rules[0].maxBytes", "this is no quantity: write a number with a unit"),
+        (rule(json!({ "cache": "Pin", "maxBytes": "1m" })), "spec.rules[0].maxBytes", "this is no quantity"),
+        (rule(json!({ "cache": "Pin", "maxBytes": "-1Gi" })), "spec.rules[0].maxBytes", "this is no quantity"),
+        (rule(json!({ "cache": "Pin", "maxBytes": 0 })), "spec.rules[0].maxBytes", "0 would stop everything"),
+        (rule(json!({ "cache": "Pin", "maxBytes": -1 })), "spec.rules[0].maxBytes", "0 would stop everything"),
+        (rule(json!({ "cache": "Pin", "maxBytes": "0Gi" })), "spec.rules[0].maxBytes", "0 would stop everything"),
+        (rule(json!({ "ttl": "24" })), "spec.rules[0].ttl", "this is no duration: write numbers with a unit"),
+        (rule(json!({ "ttl": "1w" })), "spec.rules[0].ttl", "this is no duration"),
+        (rule(json!({ "ttl": "" })), "spec.rules[0].ttl", "this is no duration"),
+        (rule(json!({ "ttl": "0s" })), "spec.rules[0].ttl", "a ttl is at least 1s"),
+        (rule(json!({ "ttl": "999ms" })), "spec.rules[0].ttl", "a ttl is at least 1s"),
+        (rule(json!({ "copies": { "min": 2, "max": 1 } })), "spec.rules[0].copies", "1 <= min <= max <= 64 must hold"),
+        (rule(json!({ "copies": { "min": 0 } })), "spec.rules[0].copies.min", "greater than or equal to 1"),
+        (rule(json!({ "copies": { "max": 65 } })), "spec.rules[0].copies.max", "less than or equal to 64"),
+        (rule(json!({ "localCopy": "Sometimes" })), "spec.rules[0].localCopy", "supported values: \"Always\", \"Hot\", \"Never\""),
+        (one(json!({ "eviction": "MRU" })), "spec.eviction", "supported values: \"Hold\", \"LRU\", \"S3FIFO\""),
+        (one(json!({ "preload": { "when": "Soon" } })), "spec.preload.when", "supported values: \"Always\", \"Manual\", \"Never\", \"Once\""),
+        (one(json!({ "preload": { "paths": [] } })), "spec.preload.paths", "should have at least 1 items"),
+        (one(json!({ "preload": { "paths": ["train"] } })), "spec.preload.paths[0]", "this is no path of a data set"),
+        (one(json!({ "preload": { "paths": ["/a", "/a"] } })), "spec.preload.paths[1]", "Duplicate value"),
+        (one(json!({ "preload": { "maxBytesPerSecond": "fast" } })), "spec.preload.maxBytesPerSecond", "this is no quantity"),
+        (one(json!({ "preload": { "revision": -1 } })), "spec.preload.revision", "greater than or equal to 0"),
+        (one(json!({ "sync": { "mode": "Hourly" } })), "spec.sync.mode", "supported values: \"Interval\", \"Never\""),
+        (one(json!({ "sync": { "interval": "10" } })), "spec.sync.interval", "this is no duration"),
+        (one(json!({ "sync": { "interval": "10ms" } })), "spec.sync.interval", "an interval is at least 1s"),
+        (one(json!({ "sync": { "mode": "Never", "interval": "10m" } })), "spec.sync.interval", "`mode: Never` has no interval"),
+        (one(json!({ "permissions": { "uid": "root" } })), "spec.permissions.uid", "must be of type integer"),
+        (one(json!({ "permissions": { "gid": 4_294_967_295_u32 } })), "spec.permissions.gid", "less than or equal to 4.294967294e+09"),
+        (one(json!({ "permissions": { "fileMode": "0999" } })), "spec.permissions.fileMode", "this is no mode: write three octal digits"),
+        (one(json!({ "permissions": { "directoryMode": "4755" } })), "spec.permissions.directoryMode", "this is no mode"),
+        (one(json!({ "permissions": { "fileMode": 444 } })), "spec.permissions.fileMode", "must be of type string"),
+        (one(json!({ "volume": { "claim": "Delete" } })), "spec.volume.claim", "supported values: \"Create\", \"None\""),
+        (one(json!({ "verify": "Never" })), "spec.verify", "supported values: \"Stream\", \"Strict\""),
+    ]
+}
