@@ -10,6 +10,8 @@ BUILD_KEY := $(shell rustc --version --verbose 2>/dev/null | sha256sum | cut -c1
 RELEASE_TARGET ?= $(CACHE_HOME)/forebay-build/$(BUILD_KEY)
 export FOREBAY_RELEASE := $(RELEASE_TARGET)/release
 CARGO ?= cargo
+# Runs a command beside an API server of its own. Tests take it from KUBECONFIG_ENVTEST, never from KUBECONFIG: that may be somebody's cluster.
+ENVTEST := e2e/cluster/envtest.sh run sh -c 'KUBECONFIG_ENVTEST=$$KUBECONFIG exec "$$@"' sh
 
 .DEFAULT_GOAL := help
 
@@ -30,7 +32,15 @@ test: lint unit readers pjdfstest ## everything a change must pass: fmt, clippy,
 
 .PHONY: unit
 unit: ## the tests of every crate, tidy among them
-	$(CARGO) test --workspace --locked
+	$(ENVTEST) $(CARGO) test --workspace --locked
+
+.PHONY: crds
+crds: ## write crds/ and docs/crds.md from the types in api/
+	$(CARGO) run --locked -p forebay-api --bin forebay-crdgen -- .
+
+.PHONY: test-crds
+test-crds: ## the kinds on a real API server: what it takes, what it refuses and what it says
+	$(ENVTEST) $(CARGO) test --locked -p forebay-api --test it apiserver
 
 .PHONY: lint
 lint: fmt-check deny ## formatter, clippy, dependency rules

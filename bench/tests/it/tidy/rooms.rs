@@ -65,6 +65,12 @@ pub(super) const RULES: &[Rule] = &[
         instead: "only the operator knows Kubernetes: let it say what it wants through `wire`",
     },
     Rule {
+        rooms: &["api/src/"],
+        except: &["api/src/bin/"],
+        words: &["std::fs", "std::net", "std::process", "tokio::", "env::var", "SystemTime::now", "Timestamp::now", "Instant::now"],
+        instead: "`api` does no I/O and has no clock: take the value as an argument",
+    },
+    Rule {
         rooms: &["wire/src/", "mounter/src/", NODE],
         except: &["cache-node/src/cli", "cache-node/src/main.rs", "cache-node/src/doctor"],
         words: &["anyhow::"],
