@@ -1,0 +1,145 @@
+//! One pass over a CachePolicy: its cache nodes' DaemonSet, configuration and certificates, and how they do.
+//! Knows the order of the steps. Does not know data sets: it only wakes those that may use the policy.
+//! Invariant: a node belongs to one policy, the oldest that selects it.
+
+pub mod apply;
+pub mod build;
+pub mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_api::CachePolicy;
+use forebay_daemon::logging::chain;
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+
+use crate::context::Context;
+use crate::dataset::policy::age;
+use crate::error::{Error, backoff};
+use crate::nodes::DatasetKey;
+use crate::{names, selector};
+use status::Outcome;
+
+/// Nodes, pods and figures are looked at in memory; nothing is called while nothing changed.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What there is, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Nodes that it selects and that no older policy has, by name, sorted.
+    pub nodes: Vec<String>,
+    /// Nodes that it selects and an older policy has, with that policy's name.
+    pub taken: Vec<(String, String)>,
+    /// Whether an older policy is the default as well; its name.
+    pub other_default: Option<String>,
+}
+
+pub async fn reconcile(object: Arc<DeserializeGuard<CachePolicy>>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let policy = object.0.as_ref().map_err(|invalid| Error::Unreadable(invalid.error.clone()))?;
+    ctx.metrics.reconciles.inc();
+    if policy.metadata.deletion_timestamp.is_some() {
+        // What it owns is removed by Kubernetes; Datasets say that it is gone.
+        wake_datasets(&ctx);
+        return Ok(Action::await_change());
+    }
+    if policy.annotations().get(names::UNINSTALL_ANNOTATION).is_some_and(|value| *value == ctx.lease_uid) {
+        apply::remove(&ctx, policy).await?;
+        return Ok(Action::await_change());
+    }
+    let uid = policy.uid().unwrap_or_default();
+    let nodes = ctx.stores.nodes.state();
+    let observed = observe(policy, &ctx.stores.policies(), nodes.iter().map(|node| &**node));
+    let (outcome, error) = match build::build(policy, &observed, &ctx.settings) {
+        Ok(built) => match apply::apply(&ctx, policy, &built).await {
+            Ok(()) => (Outcome::Applied, None),
+            Err(error) => (Outcome::Failed { message: error.sentence(), times: ctx.memory.failures(&uid) + 1 }, Some(error)),
+        },
+        Err(refused) => (Outcome::Refused(refused), None),
+    };
+    let written = status::write(&ctx, policy, &observed, &outcome).await;
+    if ctx.memory.policy_changed(&uid, policy.metadata.generation, observed.nodes.len()) {
+        wake_datasets(&ctx);
+    }
+    let Some(error) = error else {
+        written?;
+        ctx.memory.succeeded(&uid);
+        return Ok(Action::requeue(LOOK_EVERY));
+    };
+    if let Err(error) = written {
+        tracing::warn!(policy = %policy.name_any(), error = %chain(&error), "a status can't be written");
+    }
+    Err(error)
+}
+
+pub fn on_error(object: Arc<DeserializeGuard<CachePolicy>>, error: &Error, ctx: Arc<Context>) -> Action {
+    let metadata = kube::Resource::meta(&*object);
+    let failures = ctx.memory.failed(metadata.uid.as_deref().unwrap_or_default());
+    ctx.metrics.reconciles_failed.inc();
+    tracing::warn!(policy = metadata.name.as_deref().unwrap_or_default(), failures, error = %chain(error), "a CachePolicy can't be reconciled");
+    Action::requeue(backoff(failures))
+}
+
+/// Pure: which nodes are this policy's.
+pub fn observe<'a>(policy: &CachePolicy, policies: &[CachePolicy], nodes: impl Iterator<Item = &'a Node>) -> Observed {
+    let older: Vec<&CachePolicy> = policies
+        .iter()
+        .filter(|other| other.metadata.deletion_timestamp.is_none() && other.uid() != policy.uid() && age(other) < age(policy))
+        .collect();
+    let selects =
+        |policy: &CachePolicy, node: &Node| selector::fits(node, policy.spec.nodes.selector.as_ref(), &policy.spec.nodes.tolerations);
+    let mut observed = Observed {
+        other_default: older.iter().find(|other| policy.spec.default && other.spec.default).map(|other| other.name_any()),
+        ..Observed::default()
+    };
+    for node in nodes.filter(|node| selects(policy, node)) {
+        match older.iter().find(|other| selects(other, node)) {
+            Some(other) => observed.taken.push((node.name_any(), other.name_any())),
+            None => observed.nodes.push(node.name_any()),
+        }
+    }
+    observed.nodes.sort();
+    observed.taken.sort();
+    observed
+}
+
+fn wake_datasets(ctx: &Context) {
+    for dataset in ctx.stores.datasets() {
+        ctx.hub.wake(DatasetKey { namespace: dataset.namespace().unwrap_or_default(), name: dataset.name_any() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use serde_json::json;
+
+    fn policy(name: &str, age: u8, pool: Option<&str>) -> CachePolicy {
+        let terms = pool
+            .map(|pool| json!({ "nodeSelectorTerms": [{ "matchExpressions": [{ "key": "pool", "operator": "In", "values": [pool] }] }] }));
+        serde_json::from_value(json!({
+            "apiVersion": "forebay.dev/v1alpha1", "kind": "CachePolicy",
+            "metadata": { "name": name, "uid": name, "creationTimestamp": format!("2026-01-0{age}T00:00:00Z") },
+            "spec": { "default": true, "nodes": { "selector": terms }, "tiers": [{ "type": "Disk", "paths": ["/a"], "capacity": "1Gi" }] }
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_node_belongs_to_the_oldest_policy_that_selects_it() {
+        let node = |name: &str, pool: &str| -> Node {
+            serde_json::from_value(json!({ "metadata": { "name": name, "labels": { "pool": pool } } })).unwrap()
+        };
+        let nodes = [node("n2", "gpu"), node("n1", "cpu")];
+        let (gpu, all) = (policy("gpu", 1, Some("gpu")), policy("all", 2, None));
+        let policies = [all.clone(), gpu.clone()];
+        let of_gpu = observe(&gpu, &policies, nodes.iter());
+        assert_eq!((of_gpu.nodes, of_gpu.taken, of_gpu.other_default), (vec!["n2".to_owned()], vec![], None));
+        let of_all = observe(&all, &policies, nodes.iter());
+        assert_eq!((of_all.nodes, of_all.taken), (vec!["n1".to_owned()], vec![("n2".to_owned(), "gpu".to_owned())]));
+        assert_eq!(of_all.other_default.as_deref(), Some("gpu"));
+    }
+}

@@ -1,0 +1,132 @@
+//! What is told about a CachePolicy.
+//! The conditions are pure. Written when one changes, else at most every 30 s.
+
+use forebay_api::cache_policy::{CachePolicyStatus, PolicyNodes};
+use forebay_api::condition::ConditionType::{Degraded, Ready, Reconciling, Stalled};
+use forebay_api::condition::NewCondition;
+use forebay_api::{CachePolicy, quantity};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+
+use super::Observed;
+use super::build::Refused;
+use crate::context::Context;
+use crate::dataset::status::merged;
+use crate::error::{During, Error};
+use crate::{event, names};
+
+/// How a pass went.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Applied,
+    Refused(Refused),
+    Failed { message: String, times: u32 },
+}
+
+/// From this many failures in a row on a transient error is worth looking at.
+const FAILURES_SHOWN_FROM: u32 = 3;
+
+/// Pure. `serving` of the matched nodes answer.
+pub fn conditions(observed: &Observed, serving: usize, outcome: &Outcome) -> Vec<NewCondition> {
+    let matched = observed.nodes.len();
+    let ready = if let Outcome::Refused(refused) = outcome {
+        NewCondition::new(Ready, false, refused.reason, refused.message.clone())
+    } else if matched == 0 && observed.taken.is_empty() {
+        NewCondition::new(
+            Ready,
+            false,
+            "NoNodes",
+            "no node matches nodes.selector and nodes.tolerations: add one that does, or change them",
+        )
+    } else if matched == 0 {
+        let message = format!(
+            "every node that it selects belongs to an older CachePolicy, `{}` among them: change nodes.selector",
+            observed.taken[0].1
+        );
+        NewCondition::new(Ready, false, "NodesTaken", message)
+    } else if serving == 0 {
+        NewCondition::new(Ready, false, "NodesStarting", format!("none of {matched} nodes answers yet"))
+    } else {
+        NewCondition::new(Ready, true, "Serving", format!("{serving} of {matched} nodes answer"))
+    };
+    let mut conditions = vec![degraded(observed, serving, outcome)];
+    match outcome {
+        Outcome::Refused(refused) => conditions.push(NewCondition::new(Stalled, true, refused.reason, refused.message.clone())),
+        Outcome::Failed { message, .. } => conditions.push(NewCondition::new(Reconciling, true, "Retrying", message.clone())),
+        Outcome::Applied if serving < matched => {
+            conditions.push(NewCondition::new(Reconciling, true, "NodesStarting", format!("{serving} of {matched} nodes answer")));
+        }
+        Outcome::Applied => {}
+    }
+    conditions.insert(0, ready);
+    conditions
+}
+
+fn degraded(observed: &Observed, serving: usize, outcome: &Outcome) -> NewCondition {
+    if let Outcome::Failed { message, times } = outcome
+        && *times >= FAILURES_SHOWN_FROM
+    {
+        return NewCondition::new(Degraded, true, "ApplyFailed", message.clone());
+    }
+    if let Some((node, older)) = observed.taken.first() {
+        let message = format!(
+            "{} nodes that it selects belong to an older CachePolicy, as {node} does to `{older}`: change nodes.selector of one",
+            observed.taken.len()
+        );
+        return NewCondition::new(Degraded, true, "NodesTaken", message);
+    }
+    if let Some(older) = &observed.other_default {
+        let message = format!("the CachePolicy `{older}` is older and the default: set `spec.default: false` in one of them");
+        return NewCondition::new(Degraded, true, "NotTheDefault", message);
+    }
+    if serving > 0 && serving < observed.nodes.len() {
+        return NewCondition::new(
+            Degraded,
+            true,
+            "NodesMissing",
+            format!("{} of {} nodes don't answer", observed.nodes.len() - serving, observed.nodes.len()),
+        );
+    }
+    NewCondition::new(Degraded, false, "AsExpected", "it works as it should")
+}
+
+pub async fn write(ctx: &Context, policy: &CachePolicy, observed: &Observed, outcome: &Outcome) -> Result<(), Error> {
+    let uid = policy.uid().unwrap_or_default();
+    let totals = ctx.hub.totals(&uid);
+    let new = conditions(observed, totals.nodes.min(observed.nodes.len()), outcome);
+    let old = policy.status.clone().unwrap_or_default();
+    let (conditions, changed) = merged(&old.conditions, &new, policy.metadata.generation, Timestamp::now());
+    let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+    let status = CachePolicyStatus {
+        observed_generation: policy.metadata.generation,
+        conditions,
+        nodes: Some(PolicyNodes { matched: count(observed.nodes.len()), ready: count(totals.nodes) }),
+        datasets: Some(count(totals.datasets)),
+        capacity: (totals.nodes > 0).then(|| quantity::bytes(totals.capacity_bytes)),
+        used: (totals.nodes > 0).then(|| quantity::bytes(totals.used_bytes)),
+    };
+    let same_nodes = (&old.nodes, old.observed_generation) == (&status.nodes, status.observed_generation);
+    if status == old || (!changed && same_nodes && !ctx.memory.may_write_figures(&uid)) {
+        return Ok(());
+    }
+    let api: Api<CachePolicy> = Api::all(ctx.client.clone());
+    let patch = json!({
+        "apiVersion": CachePolicy::api_version(&()),
+        "kind": CachePolicy::kind(&()),
+        "metadata": { "name": policy.name_any(), "uid": policy.uid() },
+        "status": status,
+    });
+    let params = PatchParams::apply(names::FIELD_MANAGER).force();
+    match api.patch_status(&policy.name_any(), &params, &Patch::Apply(&patch)).await {
+        Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(()),
+        result => result.map(drop).during(|| "write the status of the CachePolicy".to_owned())?,
+    }
+    ctx.memory.wrote_status(&uid);
+    ctx.metrics.status_writes.inc();
+    for (kind, reason, note) in event::transitions(&old.conditions, &new) {
+        event::publish(&ctx.events, &policy.object_ref(&()), kind, reason, &note).await;
+    }
+    Ok(())
+}

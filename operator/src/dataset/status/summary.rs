@@ -1,0 +1,136 @@
+//! What all nodes together say of a Dataset, in the few facts that conditions and figures are made of.
+//! Pure.
+
+use forebay_api::Dataset;
+use forebay_wire::control_service::{ObservedDataset, Problem};
+use forebay_wire::dataset_spec::PreloadWhen;
+use forebay_wire::dataset_spec::file::SyncMode;
+use forebay_wire::node_service::{DatasetStatus, PreloadState};
+use forebay_wire::unit;
+
+use super::super::observe::Observed;
+
+/// What one node says, unpacked.
+#[derive(Clone, Debug)]
+pub struct NodeSays {
+    pub name: String,
+    pub problem: String,
+    pub problem_kind: Problem,
+    pub wanted: u64,
+    pub held: u64,
+    pub status: DatasetStatus,
+    pub unreachable_samples: Vec<String>,
+}
+
+impl NodeSays {
+    /// The digest of its list of files; empty before the first complete one.
+    pub fn version(&self) -> &str {
+        self.status.manifest.as_ref().map_or("", |manifest| &manifest.version)
+    }
+
+    /// Folders can be listed: from the complete list, or on demand while it grows.
+    pub fn is_readable(&self) -> bool {
+        let listing = self.status.listing.as_ref();
+        self.problem.is_empty()
+            && (!self.version().is_empty() || listing.is_some_and(|listing| listing.keys > 0 && listing.error.is_empty()))
+    }
+
+    pub fn preload(&self) -> PreloadState {
+        self.status.preload.as_ref().map_or(PreloadState::Waiting, |preload| preload.state())
+    }
+
+    fn from(name: &str, observed: &ObservedDataset) -> Self {
+        Self {
+            name: name.to_owned(),
+            problem: observed.problem.clone(),
+            problem_kind: observed.problem_kind(),
+            wanted: observed.wanted_bytes,
+            held: observed.wanted_held_bytes,
+            status: observed.status.clone().unwrap_or_default(),
+            unreachable_samples: observed.unreachable_samples.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Nodes that know the Dataset, by name.
+    pub says: Vec<NodeSays>,
+    /// Nodes that answer.
+    pub answering: usize,
+    /// Nodes that refuse what they were told as a whole, with the reason of the first.
+    pub refusing: Option<(String, String)>,
+    /// The smallest capacity of one node, all tiers together.
+    pub capacity_min: Option<(String, u64)>,
+    /// A tier that a node uses with less than it should.
+    pub tier_degraded: Option<(String, String)>,
+    /// What rules and preload ask for can't be all: nothing is.
+    pub asks_for_nothing: bool,
+    pub suspended: bool,
+    pub frozen: bool,
+    /// How old the list of files may be.
+    pub interval_ms: u64,
+}
+
+/// Unless the spec says otherwise, as on a node.
+const SYNC_INTERVAL_MS: u64 = 600_000;
+
+impl Summary {
+    pub fn of(dataset: &Dataset, observed: &Observed) -> Self {
+        let says: Vec<NodeSays> =
+            observed.nodes.iter().filter_map(|node| node.dataset.as_ref().map(|dataset| NodeSays::from(&node.name, dataset))).collect();
+        let refusing = observed.nodes.iter().find(|node| !node.refused.is_empty()).map(|node| (node.name.clone(), node.refused.clone()));
+        let capacity = |node: &crate::nodes::NodeView| node.tiers.iter().map(|tier| tier.capacity_bytes).sum::<u64>();
+        let capacity_min = observed
+            .nodes
+            .iter()
+            .filter(|node| !node.tiers.is_empty())
+            .map(|node| (node.name.clone(), capacity(node)))
+            .min_by_key(|(_, bytes)| *bytes);
+        let tier_degraded = observed.nodes.iter().find_map(|node| {
+            let tier = node.tiers.iter().find(|tier| !tier.degraded.is_empty())?;
+            Some((node.name.clone(), tier.degraded.clone()))
+        });
+        let spec = &dataset.spec;
+        let preload = spec.preload.clone().unwrap_or_default();
+        let sync = spec.sync.clone().unwrap_or_default();
+        let interval = sync.interval.as_deref().and_then(|text| unit::parse_duration(text).ok());
+        Self {
+            answering: observed.nodes.len(),
+            refusing,
+            capacity_min,
+            tier_degraded,
+            asks_for_nothing: matches!(preload.when, None | Some(PreloadWhen::Never | PreloadWhen::Manual))
+                && says.iter().all(|node| node.wanted == 0),
+            suspended: preload.suspend.unwrap_or(false),
+            frozen: sync.mode == Some(SyncMode::Never),
+            interval_ms: interval.map_or(SYNC_INTERVAL_MS, |interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)),
+            says,
+        }
+    }
+
+    /// The node whose list of files is the newest: what it says of files and bytes is told.
+    pub fn newest(&self) -> Option<&NodeSays> {
+        let rank = |node: &&NodeSays| {
+            let manifest = node.status.manifest.as_ref();
+            (manifest.map_or((0, 0), |manifest| (manifest.term, manifest.sequence)), node.status.files)
+        };
+        self.says.iter().filter(|node| !node.version().is_empty()).max_by_key(rank)
+    }
+
+    pub fn readable(&self) -> usize {
+        self.says.iter().filter(|node| node.is_readable()).count()
+    }
+
+    pub fn with_problem(&self) -> impl Iterator<Item = &NodeSays> {
+        self.says.iter().filter(|node| !node.problem.is_empty())
+    }
+
+    pub fn wanted(&self) -> u64 {
+        self.says.iter().map(|node| node.wanted).sum()
+    }
+
+    pub fn held(&self) -> u64 {
+        self.says.iter().map(|node| node.held.min(node.wanted)).sum()
+    }
+}

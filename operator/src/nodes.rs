@@ -1,0 +1,276 @@
+//! What every cache node is told, and what it told last: in memory, filled by the Dataset controller and by the Sync calls.
+//! Knows desired and observed, by policy. Does not know where either comes from.
+//! Invariant: nothing is desired of a node before every Dataset was looked at once: a new leader never frees a cache by not knowing better.
+
+pub mod call;
+pub mod follow;
+pub mod generation;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use forebay_wire::control_service::{Desired, DesiredDataset, ObservedDataset, SyncReply};
+use forebay_wire::node_service::TierStatus;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+/// A node that didn't answer for so long isn't waited for: five missed calls.
+pub const SILENT_AFTER: Duration = Duration::from_secs(15);
+/// Figures that change all the time are looked at so often.
+const FIGURES_EVERY: Duration = Duration::from_secs(30);
+
+/// Names a Dataset, for the controller's queue.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DatasetKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Shared by the controllers and the calls. Guards one table; never held across `.await`.
+#[derive(Debug)]
+pub struct Hub {
+    inner: Mutex<Inner>,
+    /// Counts changes of what is desired.
+    changed: watch::Sender<u64>,
+    /// Datasets that should be looked at again. Unbounded, yet at most one entry a data set and answer.
+    wake: mpsc::UnboundedSender<DatasetKey>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    policies: BTreeMap<String, PolicyDesired>,
+    /// Datasets by UID that were looked at since the start.
+    seen: BTreeSet<String>,
+    complete: bool,
+    /// By policy's UID and node's name.
+    nodes: BTreeMap<(String, String), NodeState>,
+    woken: BTreeMap<String, Woken>,
+}
+
+#[derive(Debug, Default)]
+struct PolicyDesired {
+    datasets: BTreeMap<String, (DatasetKey, DesiredDataset)>,
+    generation: Option<String>,
+}
+
+#[derive(Debug)]
+struct NodeState {
+    answered: Instant,
+    generation: String,
+    refused: String,
+    datasets: BTreeMap<String, ObservedDataset>,
+    tiers: Vec<TierStatus>,
+}
+
+#[derive(Debug)]
+struct Woken {
+    verdict: u64,
+    figures: u64,
+    at: Instant,
+}
+
+/// One node's view of one data set.
+#[derive(Clone, Debug, Default)]
+pub struct NodeView {
+    pub name: String,
+    /// `None`: it wasn't told of the data set yet, or doesn't say.
+    pub dataset: Option<ObservedDataset>,
+    pub tiers: Vec<TierStatus>,
+    /// Why it refused what it was told last.
+    pub refused: String,
+}
+
+/// What one node of a policy has of everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyTotals {
+    pub nodes: usize,
+    pub capacity_bytes: u64,
+    pub used_bytes: u64,
+    pub datasets: usize,
+}
+
+impl Hub {
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<DatasetKey>) {
+        let (wake, woken) = mpsc::unbounded_channel();
+        (Self { inner: Mutex::default(), changed: watch::channel(0).0, wake }, woken)
+    }
+
+    /// Told of each change of what is desired.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Has `key` looked at again.
+    pub fn wake(&self, key: DatasetKey) {
+        // Without a receiver the process is stopping.
+        drop(self.wake.send(key));
+    }
+
+    /// Tells the nodes of `policy` of a data set; nodes of any other policy forget it.
+    pub fn set(&self, policy: &str, key: DatasetKey, dataset: DesiredDataset) {
+        let mut inner = self.inner.lock();
+        inner.seen.insert(dataset.uid.clone());
+        let mut changed = inner.drop_elsewhere(&dataset.uid, Some(policy));
+        let desired = inner.policies.entry(policy.to_owned()).or_default();
+        let entry = (key, dataset);
+        if desired.datasets.get(&entry.1.uid) != Some(&entry) {
+            desired.datasets.insert(entry.1.uid.clone(), entry);
+            desired.generation = None;
+            changed = true;
+        }
+        drop(inner);
+        if changed {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Has all nodes forget a data set, and free what they cached of it.
+    pub fn remove(&self, uid: &str) {
+        let mut inner = self.inner.lock();
+        inner.seen.insert(uid.to_owned());
+        let changed = inner.drop_elsewhere(uid, None);
+        drop(inner);
+        if changed {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Says that a data set was looked at, whatever came of it.
+    pub fn mark_seen(&self, uid: &str) {
+        self.inner.lock().seen.insert(uid.to_owned());
+    }
+
+    /// Says that a data set is no more.
+    pub fn forget(&self, uid: &str) {
+        let mut inner = self.inner.lock();
+        inner.seen.remove(uid);
+        inner.woken.remove(uid);
+    }
+
+    /// From now on nodes may be told, if all of `existing` were looked at. Once true it stays so.
+    pub fn try_complete<'a>(&self, existing: impl IntoIterator<Item = &'a str>) -> bool {
+        let mut inner = self.inner.lock();
+        if !inner.complete {
+            inner.complete = existing.into_iter().all(|uid| inner.seen.contains(uid));
+            if inner.complete {
+                self.changed.send_modify(|count| *count += 1);
+            }
+        }
+        inner.complete
+    }
+
+    /// What to ask a node of `policy` that acknowledged `acknowledged`; `None` while not everything is known.
+    /// Without `desired` where the node has it already.
+    pub fn desired(&self, policy: &str, acknowledged: &str) -> Option<(String, Option<Desired>)> {
+        let mut inner = self.inner.lock();
+        if !inner.complete {
+            return None;
+        }
+        let entry = inner.policies.entry(policy.to_owned()).or_default();
+        let datasets = &entry.datasets;
+        let generation =
+            entry.generation.get_or_insert_with(|| generation::of(policy, datasets.values().map(|(_, dataset)| dataset))).clone();
+        let desired = (generation != acknowledged)
+            .then(|| Desired { policy: policy.to_owned(), datasets: datasets.values().map(|(_, dataset)| dataset.clone()).collect() });
+        Some((generation, desired))
+    }
+
+    /// Keeps what a node answered, and wakes the data sets that are better or worse for it.
+    pub fn answered(&self, policy: &str, node: &str, reply: SyncReply, now: Instant) {
+        let mut inner = self.inner.lock();
+        let SyncReply { generation, node: _, datasets, tiers, refused } = reply;
+        let datasets: BTreeMap<String, ObservedDataset> = datasets.into_iter().map(|dataset| (dataset.uid.clone(), dataset)).collect();
+        let state = NodeState { answered: now, generation, refused, datasets, tiers };
+        let before = inner.nodes.insert((policy.to_owned(), node.to_owned()), state);
+        let keys = inner.keys_to_wake(policy, before.is_none(), now);
+        drop(inner);
+        for key in keys {
+            self.wake(key);
+        }
+    }
+
+    /// Drops a node that left or fell silent, and wakes the data sets that it served.
+    pub fn lost(&self, policy: &str, node: &str) {
+        let mut inner = self.inner.lock();
+        if inner.nodes.remove(&(policy.to_owned(), node.to_owned())).is_none() {
+            return;
+        }
+        let keys: Vec<DatasetKey> =
+            inner.policies.get(policy).into_iter().flat_map(|desired| desired.datasets.values().map(|(key, _)| key.clone())).collect();
+        drop(inner);
+        for key in keys {
+            self.wake(key);
+        }
+    }
+
+    /// What each node of `policy` that answers has of the data set `uid`, by name.
+    pub fn view(&self, policy: &str, uid: &str) -> Vec<NodeView> {
+        let inner = self.inner.lock();
+        let nodes = inner.nodes.iter().filter(|((of, _), _)| of == policy);
+        nodes
+            .map(|((_, name), state)| NodeView {
+                name: name.clone(),
+                dataset: state.datasets.get(uid).cloned(),
+                tiers: state.tiers.clone(),
+                refused: state.refused.clone(),
+            })
+            .collect()
+    }
+
+    /// Nodes that answer and may still hold something of the data set `uid`.
+    pub fn holders(&self, uid: &str) -> Vec<String> {
+        let inner = self.inner.lock();
+        let holds = |policy: &str, state: &NodeState| {
+            let current = inner.policies.get(policy).and_then(|desired| desired.generation.as_ref());
+            state.datasets.contains_key(uid) || current.is_none_or(|current| *current != state.generation)
+        };
+        inner.nodes.iter().filter(|((policy, _), state)| holds(policy, state)).map(|((_, name), _)| name.clone()).collect()
+    }
+
+    pub fn totals(&self, policy: &str) -> PolicyTotals {
+        let inner = self.inner.lock();
+        let mut totals =
+            PolicyTotals { datasets: inner.policies.get(policy).map_or(0, |desired| desired.datasets.len()), ..PolicyTotals::default() };
+        for (_, state) in inner.nodes.iter().filter(|((of, _), _)| of == policy) {
+            totals.nodes += 1;
+            for tier in &state.tiers {
+                totals.capacity_bytes += tier.capacity_bytes;
+                totals.used_bytes += tier.used_bytes;
+            }
+        }
+        totals
+    }
+}
+
+impl Inner {
+    fn drop_elsewhere(&mut self, uid: &str, keep: Option<&str>) -> bool {
+        let mut changed = false;
+        for (policy, desired) in &mut self.policies {
+            if Some(policy.as_str()) != keep && desired.datasets.remove(uid).is_some() {
+                desired.generation = None;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    fn keys_to_wake(&mut self, policy: &str, all: bool, now: Instant) -> Vec<DatasetKey> {
+        let Some(desired) = self.policies.get(policy) else { return Vec::new() };
+        let mut keys = Vec::new();
+        for (uid, (key, _)) in &desired.datasets {
+            let of_nodes = self.nodes.iter().filter(|((of, _), _)| of == policy).map(|(_, state)| state.datasets.get(uid));
+            let (verdict, figures) = generation::of_observed(of_nodes);
+            let wakes = self.woken.get(uid).is_none_or(|old| {
+                old.verdict != verdict || (old.figures != figures && now.saturating_duration_since(old.at) >= FIGURES_EVERY)
+            });
+            if wakes || all {
+                self.woken.insert(uid.clone(), Woken { verdict, figures, at: now });
+                keys.push(key.clone());
+            }
+        }
+        keys
+    }
+}
+
+#[cfg(test)]
+mod tests;

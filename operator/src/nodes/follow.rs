@@ -1,0 +1,158 @@
+//! Keeps a task for each ready cache node's pod, which calls Sync every few seconds and at once on a change.
+//! Knows pods and calls. Does not know what is in them.
+//! Invariant: one task a pod, and none for a pod that is gone.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forebay_daemon::logging::chain;
+use forebay_daemon::shutdown::Shutdown;
+use forebay_wire::control_service::SyncRequest;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
+
+use super::SILENT_AFTER;
+use super::call::Node;
+use crate::context::Context;
+use crate::names;
+
+/// How often pods are compared with tasks: in memory only.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A pod to call.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    pub pod_uid: String,
+    pub policy_uid: String,
+    pub node: String,
+    pub address: SocketAddr,
+}
+
+/// Where to call a pod, if it is a cache node that is running and can be called. It may not be ready yet: it gets ready by being told.
+pub fn target(pod: &Pod) -> Option<Target> {
+    let labels = pod.labels();
+    if labels.get(names::COMPONENT_LABEL).map(String::as_str) != Some(names::NODE_COMPONENT) || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+    if status.phase.as_deref() != Some("Running") {
+        return None;
+    }
+    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let port = ports.into_iter().find(|port| port.name.as_deref() == Some(names::CONTROL_PORT_NAME))?;
+    let address = SocketAddr::new(status.pod_ip.as_ref()?.parse().ok()?, u16::try_from(port.container_port).ok()?);
+    Some(Target { pod_uid: pod.uid()?, policy_uid: labels.get(names::POLICY_LABEL)?.clone(), node: spec.node_name.clone()?, address })
+}
+
+/// Runs until `shutdown`.
+pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
+    let mut tasks: BTreeMap<Target, AbortHandle> = BTreeMap::new();
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    tokio::select! {
+        () = shutdown.wait() => return,
+        // Otherwise an empty store would look like a cluster without Datasets.
+        _ = ctx.stores.datasets.wait_until_ready() => {}
+    }
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => break,
+            _ = tick.tick() => {}
+        }
+        ctx.hub.try_complete(ctx.stores.datasets.state().iter().filter_map(|dataset| dataset.meta_uid()));
+        let pods = ctx.stores.pods.state();
+        let targets: Vec<Target> =
+            pods.iter().filter(|pod| pod.namespace().as_deref() == Some(&ctx.settings.namespace)).filter_map(|pod| target(pod)).collect();
+        tasks.retain(|target, task| {
+            let stays = targets.contains(target);
+            if !stays {
+                task.abort();
+                if !targets.iter().any(|other| other.node == target.node && other.policy_uid == target.policy_uid) {
+                    ctx.hub.lost(&target.policy_uid, &target.node);
+                }
+            }
+            stays
+        });
+        for target in targets {
+            tasks.entry(target.clone()).or_insert_with(|| tokio::spawn(one(ctx.clone(), target)).abort_handle());
+        }
+    }
+    for task in tasks.values() {
+        task.abort();
+    }
+}
+
+trait Uid {
+    fn meta_uid(&self) -> Option<&str>;
+}
+
+impl<K: kube::Resource> Uid for K {
+    fn meta_uid(&self) -> Option<&str> {
+        self.meta().uid.as_deref()
+    }
+}
+
+/// Calls one node for ever.
+async fn one(ctx: Arc<Context>, target: Target) {
+    let mut tick = tokio::time::interval(ctx.settings.sync_every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changes = ctx.hub.changes();
+    let mut connection: Option<(u64, Node)> = None;
+    let mut acknowledged = String::new();
+    let mut answered = Instant::now();
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            // The hub lives as long as the context that this task holds.
+            Ok(()) = changes.changed() => {}
+        }
+        let (version, credentials) = ctx.authority.credentials();
+        let mut node = match connection.take().filter(|(made_with, _)| *made_with == version) {
+            Some((_, node)) => node,
+            None => match Node::new(target.address, &target.policy_uid, &credentials) {
+                Ok(node) => node,
+                Err(error) => {
+                    tracing::warn!(node = target.node, error = %chain(&error), "a node can't be called");
+                    continue;
+                }
+            },
+        };
+        let request = match ctx.hub.desired(&target.policy_uid, &acknowledged) {
+            Some((generation, desired)) => SyncRequest { generation, desired },
+            // Not everything is known yet: only ask. The node's own generation comes back.
+            None => SyncRequest { generation: acknowledged.clone(), desired: None },
+        };
+        let sent = request.desired.is_some();
+        match node.sync(request).await {
+            Ok(reply) => {
+                if failing || (sent && reply.generation != acknowledged) {
+                    tracing::info!(node = target.node, generation = reply.generation, "a node knows what is desired");
+                }
+                if sent && !reply.refused.is_empty() {
+                    tracing::warn!(node = target.node, reason = reply.refused, "a node refused what is desired");
+                }
+                failing = false;
+                answered = Instant::now();
+                ctx.metrics.syncs_ok.inc();
+                acknowledged.clone_from(&reply.generation);
+                ctx.hub.answered(&target.policy_uid, &target.node, reply, answered);
+                connection = Some((version, node));
+            }
+            Err(status) => {
+                ctx.metrics.syncs_failed.inc();
+                if !failing {
+                    tracing::warn!(node = target.node, address = %target.address, error = %chain(&status), "a node doesn't answer");
+                }
+                failing = true;
+                if answered.elapsed() >= SILENT_AFTER {
+                    ctx.hub.lost(&target.policy_uid, &target.node);
+                }
+                connection = None;
+            }
+        }
+    }
+}

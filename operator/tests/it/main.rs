@@ -1,0 +1,3 @@
+//! The operator's tests from outside.
+
+mod golden;
