@@ -103,6 +103,9 @@ struct RunArgs {
     /// How often each cache node is called
     #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     sync_every: u64,
+    /// How often a Secret or ConfigMap that a Dataset names is read again: how long a rotation takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    references_every: u64,
     /// Address that answers /metrics, /healthz and /readyz
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
@@ -200,6 +203,7 @@ fn settings(args: RunArgs, found: Option<String>) -> Result<Settings, String> {
         mut api_server,
         default_policy,
         sync_every,
+        references_every,
         metrics: _,
     } = args;
     logging::check(&node_log).map_err(|error| format!("--node-log: {error}"))?;
@@ -224,6 +228,7 @@ fn settings(args: RunArgs, found: Option<String>) -> Result<Settings, String> {
         log_level: node_log,
         api_server,
         sync_every: Duration::from_secs(sync_every),
+        references_every: Duration::from_secs(references_every),
         default_policy,
     })
 }

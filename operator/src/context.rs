@@ -37,6 +37,8 @@ pub struct Settings {
     /// Names and addresses of the API server, which no Dataset may read.
     pub api_server: Vec<String>,
     pub sync_every: Duration,
+    /// How often a Secret or ConfigMap that a Dataset names is read again: how long a rotation takes.
+    pub references_every: Duration,
     /// A CachePolicy as YAML that every new leader applies: what the chart's values say of it.
     pub default_policy: Option<String>,
 }

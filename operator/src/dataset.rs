@@ -31,8 +31,8 @@ use observe::{Observed, observe};
 use status::Outcome;
 use validate::{Valid, validate};
 
-/// A secret or bundle that was rotated reaches the nodes within this time; nothing else is asked for while all is well.
-const REFERENCES_EVERY: Duration = Duration::from_secs(60);
+/// Somebody is waiting for what is missing.
+const MISSING_EVERY: Duration = Duration::from_secs(10);
 /// How long nothing at all may happen to a Dataset before it is looked at once more, for whatever no watch tells.
 const QUIET_MAX: Duration = Duration::from_secs(600);
 
@@ -73,7 +73,7 @@ pub async fn reconcile(object: Arc<DeserializeGuard<Dataset>>, ctx: Arc<Context>
     let Some(error) = error else {
         written?;
         ctx.memory.succeeded(&uid);
-        return Ok(Action::requeue(next_look(dataset, &observed)));
+        return Ok(Action::requeue(next_look(dataset, &observed, ctx.settings.references_every)));
     };
     if let Err(error) = written {
         tracing::warn!(dataset = %dataset.name_any(), error = %chain(&error), "a status can't be written");
@@ -116,11 +116,11 @@ fn desired(uid: &str, valid: &Valid<'_>, observed: &Observed) -> DesiredDataset 
     }
 }
 
-fn next_look(dataset: &Dataset, observed: &Observed) -> Duration {
+fn next_look(dataset: &Dataset, observed: &Observed, references_every: Duration) -> Duration {
     if observed.missing.is_some() {
-        return Duration::from_secs(10);
+        return references_every.min(MISSING_EVERY);
     }
-    if reference::of(&dataset.spec).is_empty() { QUIET_MAX } else { REFERENCES_EVERY }
+    if reference::of(&dataset.spec).is_empty() { QUIET_MAX } else { references_every }
 }
 
 /// Whether an object carries the finalizer.

@@ -1,5 +1,4 @@
 //! Everything that is built, compared with files: what reaches the API server changes only on purpose. `UPDATE_GOLDEN=1` writes them.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::path::Path;
@@ -27,6 +26,7 @@ pub(crate) fn settings() -> Settings {
         log_level: "info".to_owned(),
         api_server: Vec::new(),
         sync_every: Duration::from_millis(200),
+        references_every: Duration::from_millis(500),
         default_policy: None,
     }
 }
