@@ -35,7 +35,8 @@ fn kubeconfig() -> Option<&'static Path> {
         let must = ["CI", "FOREBAY_MUST_MOUNT"].into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
         assert!(must.is_none(), "{must:?} is set, so this test must run; it needs KUBECONFIG_ENVTEST, the kubeconfig of a server to spoil");
         // Past the harness, which shows what a test prints only when it fails.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: a test of the operator: needs KUBECONFIG_ENVTEST, the kubeconfig of a server to spoil");
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED: a test of the operator: needs KUBECONFIG_ENVTEST, the kubeconfig of a server to spoil");
     }
     found.as_deref()
 }
@@ -161,7 +162,8 @@ impl World {
             let condition = find(conditions, kind)?;
             (condition.status == status && condition.reason == reason).then(|| condition.message.clone())
         };
-        let waited = tokio::time::timeout(LIMIT, await_condition(self.datasets(), name, |dataset: Option<&Dataset>| found(dataset).is_some())).await;
+        let waited =
+            tokio::time::timeout(LIMIT, await_condition(self.datasets(), name, |dataset: Option<&Dataset>| found(dataset).is_some())).await;
         match waited {
             Ok(dataset) => found(dataset.unwrap().as_ref()).unwrap(),
             Err(_) => {

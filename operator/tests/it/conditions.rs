@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 
 pub(crate) fn listed() -> ObservedDataset {
     let manifest = ManifestStatus { version: "v1".to_owned(), term: 1, sequence: 1, age_ms: Some(1000) };
-    ObservedDataset { status: Some(DatasetStatus { files: 100, bytes: 1000, manifest: Some(manifest), ..Default::default() }), ..Default::default() }
+    ObservedDataset {
+        status: Some(DatasetStatus { files: 100, bytes: 1000, manifest: Some(manifest), ..Default::default() }),
+        ..Default::default()
+    }
 }
 
 /// Lists, preloads and holds so much.
@@ -52,7 +55,12 @@ fn observed(matched: usize, nodes: Vec<Option<ObservedDataset>>) -> Observed {
     }))
     .unwrap();
     let tier = TierStatus { capacity_bytes: 5000, ..Default::default() };
-    let view = |(at, dataset): (usize, Option<ObservedDataset>)| NodeView { name: format!("n{at}"), dataset, tiers: vec![tier.clone()], refused: String::new() };
+    let view = |(at, dataset): (usize, Option<ObservedDataset>)| NodeView {
+        name: format!("n{at}"),
+        dataset,
+        tiers: vec![tier.clone()],
+        refused: String::new(),
+    };
     Observed {
         policy: Ok(policy),
         namespace_labels: None,
@@ -99,17 +107,37 @@ fn ready_says_why_it_is_not() {
     check(json!({}), 1, vec![Some(listing(0, ""))], "Ready=False/Listing Reconciling=True/Listing");
     check(json!({}), 1, vec![Some(listing(5, ""))], "Ready=True/Readable Warm=False/Listing Synced=False/Listing -Reconciling");
     check(json!({}), 1, vec![Some(listing(0, "timeout"))], "Ready=False/ListingFailed SourceReachable=False/ListingFailed");
-    check(json!({}), 1, vec![Some(listed())], "Ready=True/Readable SourceReachable=True/Reachable Synced=True/Listed Degraded=False/AsExpected -Reconciling -Stalled");
+    check(
+        json!({}),
+        1,
+        vec![Some(listed())],
+        "Ready=True/Readable SourceReachable=True/Reachable Synced=True/Listed Degraded=False/AsExpected -Reconciling -Stalled",
+    );
 }
 
 #[test]
 fn a_nodes_problem_is_told_and_stalls_where_a_person_must_act() {
     let denied = || Some(problem(Problem::Denied, "s3:ListBucket is missing"));
-    check(json!({}), 1, vec![denied()], "Ready=False/CredentialsRefused SourceReachable=False/CredentialsRefused Stalled=True/CredentialsRefused -Reconciling");
+    check(
+        json!({}),
+        1,
+        vec![denied()],
+        "Ready=False/CredentialsRefused SourceReachable=False/CredentialsRefused Stalled=True/CredentialsRefused -Reconciling",
+    );
     check(json!({}), 1, vec![Some(problem(Problem::Invalid, "x"))], "Ready=False/InvalidSpec Stalled=True/InvalidSpec");
-    check(json!({}), 1, vec![Some(problem(Problem::Unreachable, "x"))], "Ready=False/SourceUnreachable Reconciling=True/SourceUnreachable -Stalled");
+    check(
+        json!({}),
+        1,
+        vec![Some(problem(Problem::Unreachable, "x"))],
+        "Ready=False/SourceUnreachable Reconciling=True/SourceUnreachable -Stalled",
+    );
     check(json!({}), 1, vec![Some(problem(Problem::Node, "x"))], "Ready=False/NodeProblem SourceReachable=Unknown/NotAsked");
-    check(json!({}), 2, vec![Some(listed()), denied()], "Ready=True/Readable SourceReachable=False/CredentialsRefused Degraded=True/CredentialsRefused -Stalled");
+    check(
+        json!({}),
+        2,
+        vec![Some(listed()), denied()],
+        "Ready=True/Readable SourceReachable=False/CredentialsRefused Degraded=True/CredentialsRefused -Stalled",
+    );
 }
 
 #[test]
@@ -158,7 +186,12 @@ fn what_is_missing_or_refused_stalls() {
     let mut missing = observed(1, vec![None]);
     missing.missing = Some(Missing { reason: "SecretMissing", message: "create it".to_owned() });
     let applied = Outcome::Applied(Applied::default());
-    check_with(json!({}), &missing, &applied, "Ready=False/SecretMissing SourceReachable=False/SecretMissing Stalled=True/SecretMissing -Reconciling");
+    check_with(
+        json!({}),
+        &missing,
+        &applied,
+        "Ready=False/SecretMissing SourceReachable=False/SecretMissing Stalled=True/SecretMissing -Reconciling",
+    );
     let mut still_read = observed(1, vec![Some(listed())]);
     still_read.missing = missing.missing;
     check_with(json!({}), &still_read, &applied, "Ready=True/Readable SourceReachable=False/SecretMissing Stalled=True/SecretMissing");
@@ -192,7 +225,10 @@ fn figures_are_of_all_nodes_and_stay_small() {
     let status = figures::of(&dataset, &summary);
     assert!(serde_json::to_string(&status).unwrap().len() < 16 << 10);
     let text = |value: &Option<String>| value.clone().unwrap();
-    assert_eq!((text(&status.size), text(&status.cached), text(&status.warm), text(&status.hit)), ("1000".into(), "512".into(), "50%".into(), "75%".into()));
+    assert_eq!(
+        (text(&status.size), text(&status.cached), text(&status.warm), text(&status.hit)),
+        ("1000".into(), "512".into(), "50%".into(), "75%".into())
+    );
     let preload = status.preload.unwrap();
     assert_eq!((preload.revision, preload.state), (4, forebay_api::dataset::PreloadState::Running));
     let coverage = status.nodes.unwrap();

@@ -52,7 +52,12 @@ impl Control for Service {
         }
         let of = |uid: &str| ObservedDataset { uid: uid.to_owned(), ..state.says.clone() };
         let datasets = state.desired.iter().flat_map(|desired| &desired.datasets).map(|dataset| of(&dataset.uid)).collect();
-        let tier = forebay_wire::node_service::TierStatus { path: "/a".to_owned(), capacity_bytes: 10 << 30, used_bytes: 1 << 30, ..Default::default() };
+        let tier = forebay_wire::node_service::TierStatus {
+            path: "/a".to_owned(),
+            capacity_bytes: 10 << 30,
+            used_bytes: 1 << 30,
+            ..Default::default()
+        };
         Ok(Response::new(SyncReply { generation: state.generation.clone(), datasets, tiers: vec![tier], ..SyncReply::default() }))
     }
 }
@@ -97,7 +102,8 @@ impl FakeNode {
         });
         pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
         let ready = json!([{ "type": "Ready", "status": "True" }]);
-        let status = json!({ "status": { "phase": "Running", "podIP": "127.0.0.1", "podIPs": [{ "ip": "127.0.0.1" }], "conditions": ready } });
+        let status =
+            json!({ "status": { "phase": "Running", "podIP": "127.0.0.1", "podIPs": [{ "ip": "127.0.0.1" }], "conditions": ready } });
         pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
     }
 

@@ -94,7 +94,8 @@ async fn what_is_desired_travels_once_and_a_rotated_secret_follows() {
     until("five more calls", || async { (node.state().calls >= before.calls + 5).then_some(()) }).await;
     assert!(node.state().told <= before.told + 1, "desired travels on a change only: {} times", node.state().told);
     with_keys(&world, "new").await;
-    let secret = |desired: &forebay_wire::control_service::Desired| desired.datasets[0].references["s3"].entries["AWS_SECRET_ACCESS_KEY"].clone();
+    let secret =
+        |desired: &forebay_wire::control_service::Desired| desired.datasets[0].references["s3"].entries["AWS_SECRET_ACCESS_KEY"].clone();
     node.told("the new secret", |desired| secret(desired) == b"new").await;
     node.stop().await;
 }
@@ -107,7 +108,8 @@ async fn a_deleted_dataset_waits_for_its_pods_then_for_the_nodes() {
     node.says(listed());
     world.condition("imagenet", Ready, "True", "Readable").await;
     let pods: Api<Pod> = world.api();
-    let inline = json!({ "name": "data", "csi": { "driver": names::DRIVER, "readOnly": true, "volumeAttributes": { "dataset": "imagenet" } } });
+    let inline =
+        json!({ "name": "data", "csi": { "driver": names::DRIVER, "readOnly": true, "volumeAttributes": { "dataset": "imagenet" } } });
     let pod = json!({ "metadata": { "name": "train" }, "spec": { "nodeName": world.node, "containers": [{ "name": "a", "image": "a" }], "volumes": [inline] } });
     pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
     world.datasets().delete("imagenet", &DeleteParams::default()).await.unwrap();
@@ -169,10 +171,13 @@ async fn a_stranger_that_poses_as_a_node_is_told_nothing() {
     let stranger = FakeNode::start_with(&world, pem).await;
     // As many rounds as a good node needs to be told, many times over.
     let policies: Api<CachePolicy> = Api::all(world.client.clone());
-    let seen = tokio::time::timeout(Duration::from_secs(3), until("never", || async {
-        let status = policies.get(&world.policy).await.unwrap().status?;
-        (status.nodes?.ready > 0 || stranger.state().calls > 0).then_some(())
-    }))
+    let seen = tokio::time::timeout(
+        Duration::from_secs(3),
+        until("never", || async {
+            let status = policies.get(&world.policy).await.unwrap().status?;
+            (status.nodes?.ready > 0 || stranger.state().calls > 0).then_some(())
+        }),
+    )
     .await;
     assert!(seen.is_err(), "a stranger was called: {:?}", stranger.state());
     stranger.stop().await;
@@ -201,7 +206,9 @@ async fn a_gated_pod_is_let_go_when_its_dataset_is_warm() {
             }
         })
     };
-    let gates = |pod: &Pod| pod.spec.as_ref().unwrap().scheduling_gates.clone().unwrap_or_default().into_iter().map(|gate| gate.name).collect::<Vec<_>>();
+    let gates = |pod: &Pod| {
+        pod.spec.as_ref().unwrap().scheduling_gates.clone().unwrap_or_default().into_iter().map(|gate| gate.name).collect::<Vec<_>>()
+    };
     for (name, timeout) in [("waits", None), ("impatient", Some("1s"))] {
         pods.create(&PostParams::default(), &serde_json::from_value(pod(name, timeout)).unwrap()).await.unwrap();
     }

@@ -80,7 +80,9 @@ async fn sources_that_no_tenant_may_read() {
     world.dataset("metadata", at("http://169.254.169.254")).await;
     world.dataset("server", at("https://kubernetes.default.svc")).await;
     world.dataset("file", json!({ "source": "file:///etc" })).await;
-    for (name, part) in [("loopback", "this machine itself"), ("metadata", "link-local"), ("server", "the API server"), ("file", "file:///etc")] {
+    for (name, part) in
+        [("loopback", "this machine itself"), ("metadata", "link-local"), ("server", "the API server"), ("file", "file:///etc")]
+    {
         let message = world.condition(name, Stalled, "True", "SourceNotAllowed").await;
         assert!(message.contains(part), "{name}: {message}");
     }
