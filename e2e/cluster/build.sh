@@ -36,11 +36,12 @@ flags=$(linker_flags)
 key=$({ go version; go env GOOS GOARCH GOAMD64 GOARM64; echo "$flags"; cat go.mod go.sum hyper/main.go coredns/main.go; } | sha256sum | cut -c1-16)
 out=${XDG_CACHE_HOME:-$HOME/.cache}/forebay/cluster/$key
 mkdir -p "$out"
-exec 9>"$out/.lock"
-flock 9
 [ $# -gt 0 ] || set -- hyper helm coredns csi-sanity
 for program; do
     package=$(package_of "$program")
+    [ ! -x "$out/$program" ] || continue
+    exec 9>"$out/.$program.lock"
+    flock 9
     [ ! -x "$out/$program" ] || continue
     echo "build.sh: building $program, once for these versions" >&2
     go build -ldflags "$flags" -o "$out/.$program.part" "$package" >&2

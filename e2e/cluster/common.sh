@@ -4,7 +4,7 @@
 # each hierarchy, all of them called by $prefix. The addresses are fixed, so there is one cluster on a machine.
 # shellcheck shell=bash disable=SC2034
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+harness=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=${FOREBAY_CLUSTER:-/var/tmp/forebay-cluster}
 prefix=fbe2e
 bridge=${prefix}0
@@ -52,12 +52,13 @@ wait_for() {
 # A process is known by its number and its start time, so that a number that was given out again isn't taken for it.
 started_at() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 
-# spawn NAME COMMAND... : in the background, output to $logs/NAME.log.
+# spawn NAME COMMAND... : in the background, output to $logs/NAME.log; under $spawn_with, if that is set.
+spawn_with=()
 spawn() {
     local name=$1
     shift
     alive "$name" && die "$name runs already"
-    setsid "$@" >>"$logs/$name.log" 2>&1 </dev/null 9>&- &
+    setsid "${spawn_with[@]}" "$@" >>"$logs/$name.log" 2>&1 </dev/null 9>&- &
     echo "$! $(started_at $!)" >"$running/$name"
 }
 

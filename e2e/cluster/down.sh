@@ -7,10 +7,10 @@ failed=0
 
 for n in $(seq $nodes_max); do
     if [ -e "$running/node$n" ] || [ -e "/run/netns/$(netns_of "$n")" ] || [ -e "/sys/class/net/${prefix}v$n" ]; then
-        "$here/node.sh" down "$n" || failed=1
+        "$harness/node.sh" down "$n" || failed=1
     fi
 done
-if [ -d "$running" ]; then "$here/control-plane.sh" down || failed=1; fi
+if [ -d "$running" ]; then "$harness/control-plane.sh" down || failed=1; fi
 ip link del "$bridge" 2>/dev/null
 for folder in $(cgroup_folders); do find "$folder/$prefix" -depth -type d -exec rmdir {} + 2>/dev/null; done
 
@@ -27,4 +27,4 @@ if [ -n "$(left)" ]; then
     failed=1
 fi
 [ $failed = 0 ] || exit 1
-[ "${1:-}" = keep ] && rm -rf "$running" || rm -rf "$root"
+if [ "${1:-}" = keep ]; then rm -rf "$running"; else rm -rf "$root"; fi

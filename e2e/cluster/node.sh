@@ -10,7 +10,7 @@ set -euo pipefail
 
 # Each kubelet needs a cgroup of its own, or it takes another's pods for orphans and kills them.
 make_cgroups() {
-    local folder file ours
+    local folder file ours controllers
     for folder in $(cgroup_folders); do
         for ours in "$folder/$prefix" "$folder/$prefix/node$1"; do
             mkdir -p "$ours"
@@ -21,7 +21,8 @@ make_cgroups() {
         done
         if [ -f "$folder/cgroup.controllers" ]; then
             for ours in "$folder" "$folder/$prefix"; do
-                for file in $(cat "$ours/cgroup.controllers"); do echo "+$file" >"$ours/cgroup.subtree_control" 2>/dev/null || true; done
+                read -ra controllers <"$ours/cgroup.controllers"
+                for file in "${controllers[@]}"; do echo "+$file" >"$ours/cgroup.subtree_control" 2>/dev/null || true; done
             done
         fi
     done
@@ -138,7 +139,7 @@ up() {
     make_cgroups "$n"
     make_network "$n"
     spawn "node$n" nsenter --net="/run/netns/$(netns_of "$n")" unshare --mount --pid --uts --ipc --fork --kill-child \
-        --propagation private "$here/node-init.sh" "$n"
+        --propagation private "$harness/node-init.sh" "$n"
     wait_for "node $n, see $logs/node$n*.log" 120 inside "$n" test -e /run/node-ready
 }
 

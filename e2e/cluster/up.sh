@@ -16,21 +16,21 @@ for archive; do [ -f "$archive" ] || die "no archive $archive"; done
 took() { printf '%-24s %3d s\n' "$1" "$SECONDS" >&2; }
 need containerd:containerd runc:runc containernetworking-plugins:/usr/lib/cni/bridge nftables:nft iptables:iptables \
     conntrack:conntrack iproute2:ip procps:pgrep
-programs=$("$here/build.sh" hyper coredns)
+programs=$("$harness/build.sh" hyper coredns)
 mkdir -p "$running" "$logs" "$root/images"
 ln -sfn "$programs" "$root/bin"
 took "programs"
 
 # The nodes see the folder of the cluster, not that of the cache.
-"$here/../images/build.sh" pause tools coredns | while read -r archive; do cp --reflink=auto "$archive" "$root/images/"; done
+"$harness/../images/build.sh" pause tools coredns | while read -r archive; do cp --reflink=auto "$archive" "$root/images/"; done
 for archive; do cp --reflink=auto "$archive" "$root/images/"; done
 took "images"
 
-"$here/control-plane.sh" up
+"$harness/control-plane.sh" up
 took "control plane"
 starts=()
 for n in $(seq "$nodes"); do
-    "$here/node.sh" up "$n" &
+    "$harness/node.sh" up "$n" &
     starts+=($!)
 done
 failed=0
@@ -40,7 +40,7 @@ export KUBECONFIG=$admin
 for n in $(seq "$nodes"); do wait_for "node $n to register" 60 kubectl get node "node$n"; done
 kubectl wait --for=condition=Ready node --all --timeout=90s >/dev/null
 took "$nodes nodes ready"
-sed "s/DNS_ADDRESS/$dns_address/" "$here/manifests/coredns.yaml" | kubectl apply -f - >/dev/null
+sed "s/DNS_ADDRESS/$dns_address/" "$harness/manifests/coredns.yaml" | kubectl apply -f - >/dev/null
 kubectl -n kube-system rollout status deployment/coredns --timeout=90s >/dev/null
 took "cluster DNS"
 echo "export KUBECONFIG=$admin PATH=$root/bin:\$PATH"
