@@ -48,6 +48,6 @@ for program; do
     mv "$out/.$program.part" "$out/$program"
 done
 for name in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubeadm kubectl; do
-    [ -L "$out/$name" ] || ln -s hyper "$out/$name"
+    [ -L "$out/$name" ] || ln -sfn hyper "$out/$name"
 done
 echo "$out"

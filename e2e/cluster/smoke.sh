@@ -21,10 +21,12 @@ kubectl rollout status daemonset/web --timeout=120s >/dev/null
 kubectl wait --for=condition=Ready pod/client --timeout=60s >/dev/null
 passed "a pod on each of $nodes nodes, as uid $(in_client id -u), with probes and exec"
 
+# Python, since Debian's busybox crashes in `wget -T`.
 every_node_answers() {
     local answers
-    # shellcheck disable=SC2016
-    answers=$(in_client sh -c 'for i in $(seq 60); do wget -q -T 2 -O - http://web.default.svc.cluster.local/index.html; done')
+    answers=$(in_client python3 -c '
+import urllib.request as web
+for _ in range(60): print(web.urlopen("http://web.default.svc.cluster.local/index.html", timeout=2).read().decode().strip())')
     [ "$(sort -u <<<"$answers" | wc -l)" = "$nodes" ]
 }
 wait_for "an answer of every node through the Service" 60 every_node_answers

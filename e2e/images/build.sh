@@ -20,9 +20,10 @@ mkdir -p "$cache"
 work=$(mktemp -d "$cache/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# Everything that the base and the tools are made of. The programs need the C library and the authorities that sign public certificates.
+# The programs need the C library and the authorities that sign public certificates. The shell isn't the static one, whose C library crashes
+# when it looks up a name.
 base_packages=(libc6 libgcc-s1 ca-certificates)
-tools_packages=("${base_packages[@]}" busybox-static python3-minimal)
+tools_packages=("${base_packages[@]}" busybox python3)
 pause_packages=(catatonit)
 
 image() { buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
@@ -34,9 +35,10 @@ build() {
     local archive=$cache/$2-$3-$1.tar name=$2 tag=$3 context=$4 file=$5
     shift 5
     if [ ! -f "$archive" ]; then
-        image bud --isolation chroot --quiet --timestamp 0 --tag "localhost/$name:$tag" --file "$file" "$@" "$context" >&2
+        image bud --isolation chroot --quiet --timestamp 0 --tag "localhost/$name:$tag" --file "$file" "$@" "$context" >/dev/null
         image push --quiet "localhost/$name:$tag" "oci-archive:$work/$name.tar:localhost/$name:$tag" >&2
         mv "$work/$name.tar" "$archive"
+        find "$cache" -maxdepth 1 -name "$name-$tag-*.tar" -mtime +7 -delete
     fi
     echo "$archive"
 }
@@ -66,7 +68,10 @@ furnish() {
     printf '%s\n' root:x:0: nonroot:x:65532: >"$1/etc/group"
 }
 
-packages_key() { { dpkg --print-architecture; apt-cache policy "$@" | grep -E '^[^ ]|Candidate'; cat "$here/build.sh" "$here"/Containerfile.*; } | hash_of; }
+# packages_key PACKAGE... : what an image of these packages depends on: their versions, and how it is made.
+packages_key() {
+    { dpkg --print-architecture; apt-cache policy "$@" | grep -E '^[^ ]|Candidate'; declare -f build unpack furnish tools; cat "$here"/Containerfile.*; } | hash_of
+}
 
 base() {
     local key
@@ -102,7 +107,7 @@ pause() {
 coredns() {
     local programs key
     programs=$("$top/e2e/cluster/build.sh" coredns)
-    key=$({ basename "$programs"; cat "$here/build.sh" "$here/Containerfile.coredns"; } | hash_of)
+    key=$({ basename "$programs"; declare -f build; cat "$here/Containerfile.coredns"; } | hash_of)
     build "$key" coredns "$1" "$programs" "$here/Containerfile.coredns"
 }
 
@@ -110,7 +115,7 @@ program() {
     local name=$1 tag=$2 room=$3 binary=${FOREBAY_RELEASE:?says where the programs are: make release}/$1 key parent=${BASE:-}
     [ -x "$binary" ] || die "$binary isn't there; make release builds it"
     [ -n "$parent" ] || parent=oci-archive:$(base)
-    key=$({ echo "$parent"; cat "$binary" "$top/$room/Containerfile" "$here/build.sh"; } | hash_of)
+    key=$({ echo "$parent"; declare -f build; cat "$binary" "$top/$room/Containerfile"; } | hash_of)
     mkdir -p "$work/$name"
     # Symbols stay, for readable backtraces; what only a debugger reads goes: it is most of the file.
     [ -f "$cache/$name-$tag-$key.tar" ] || strip --strip-debug -o "$work/$name/$name" "$binary"
