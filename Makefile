@@ -78,6 +78,20 @@ demo: ## real images from an S3 server on loopback through a mount, cold and war
 demo-stop: ## stop what `make demo` left running
 	bench/demo/run.sh stop
 
+NODES ?= 3
+IMAGES ?= forebay-node
+.PHONY: images
+images: release ## container images of Forebay's programs as OCI archives, cached outside the clone; prints where
+	e2e/images/build.sh $(IMAGES)
+
+.PHONY: cluster-up
+cluster-up: release ## a real Kubernetes on this machine, as root, with Forebay's images on its NODES=3; see e2e/README.md
+	@archives=$$(e2e/images/build.sh $(IMAGES)) && e2e/cluster/up.sh $(NODES) $$archives
+
+.PHONY: cluster-down
+cluster-down: ## end the cluster and remove all it left
+	@e2e/cluster/down.sh
+
 .PHONY: torture
 torture: ## the long forms of the tests: hours, not minutes
 	FOREBAY_TORTURE=1 $(CARGO) test --workspace --locked --release --no-fail-fast -- --nocapture

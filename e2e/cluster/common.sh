@@ -39,11 +39,12 @@ need() {
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >&2
 }
 
-# wait_for WHAT SECONDS COMMAND... : until the command succeeds.
+# wait_for WHAT SECONDS COMMAND... : until the command succeeds, or the cluster is taken down meanwhile.
 wait_for() {
     local what=$1 deadline=$((SECONDS + $2))
     shift 2
     until "$@" >/dev/null 2>&1; do
+        [ -d "$running" ] || die "taken down while waiting for $what"
         [ "$SECONDS" -lt "$deadline" ] || { echo "$(basename "$0"): waited in vain for $what" >&2; return 1; }
         sleep 0.1
     done
@@ -72,12 +73,12 @@ pid_of() {
 alive() { pid_of "$1" >/dev/null; }
 gone() { ! alive "$1"; }
 
-# stop NAME : asks what spawn started to end, insists after ten seconds.
+# stop NAME [SECONDS] : asks what spawn started to end, insists after so long; 10 if not said.
 stop() {
     local pid
     if pid=$(pid_of "$1"); then
         kill "$pid" 2>/dev/null || true
-        wait_for "the end of $1" 10 gone "$1" 2>/dev/null || kill -9 "$pid" 2>/dev/null || true
+        wait_for "the end of $1" "${2:-10}" gone "$1" 2>/dev/null || kill -9 "$pid" 2>/dev/null || true
         wait_for "the end of $1" 10 gone "$1"
     fi
     rm -f "$running/$1"

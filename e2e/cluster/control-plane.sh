@@ -110,8 +110,9 @@ up() {
 }
 
 down() {
-    local i
-    for ((i = ${#components[@]} - 1; i >= 0; i--)); do stop "${components[$i]}"; done
+    local component
+    for component in "${components[@]}"; do stop "$component" 1 & done # nothing of it is needed again
+    wait
     ip link del "$bridge" 2>/dev/null || true
 }
 

@@ -3,14 +3,17 @@
 # `down.sh keep` leaves the folder.
 set -uo pipefail
 . "$(dirname "$0")/common.sh"
-failed=0
+failed=0 ends=()
+mkdir -p "$running" "$logs" # also where only pieces are left
 
 for n in $(seq $nodes_max); do
     if [ -e "$running/node$n" ] || [ -e "/run/netns/$(netns_of "$n")" ] || [ -e "/sys/class/net/${prefix}v$n" ]; then
-        "$harness/node.sh" down "$n" || failed=1
+        "$harness/node.sh" down "$n" &
+        ends+=($!)
     fi
 done
-if [ -d "$running" ]; then "$harness/control-plane.sh" down || failed=1; fi
+for end in "${ends[@]}"; do wait "$end" || failed=1; done
+"$harness/control-plane.sh" down || failed=1
 ip link del "$bridge" 2>/dev/null
 for folder in $(cgroup_folders); do find "$folder/$prefix" -depth -type d -exec rmdir {} + 2>/dev/null; done
 

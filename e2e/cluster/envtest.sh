@@ -86,8 +86,8 @@ up() {
 
 down() {
     [ -d "$running" ] || return 0
-    stop kube-apiserver
-    stop etcd
+    stop kube-apiserver 1
+    stop etcd 1
     rm -rf "$root"
 }
 

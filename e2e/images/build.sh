@@ -60,11 +60,10 @@ unpack() {
 
 # What the packages' scripts would have done, and a user who isn't root under the number that distroless gives it.
 furnish() {
-    mkdir -p "$1/etc/ssl/certs" "$1/tmp" "$1/home/nonroot"
+    mkdir -p "$1/etc/ssl/certs" "$1/tmp"
     chmod 1777 "$1/tmp"
-    chown 65532:65532 "$1/home/nonroot"
     find "$1/usr/share/ca-certificates" -name '*.crt' -print0 | sort -z | xargs -0 cat >"$1/etc/ssl/certs/ca-certificates.crt"
-    printf '%s\n' root:x:0:0:root:/root:/bin/sh nonroot:x:65532:65532:nonroot:/home/nonroot:/bin/sh >"$1/etc/passwd"
+    printf '%s\n' root:x:0:0:root:/root:/bin/sh nonroot:x:65532:65532:nonroot:/nonexistent:/bin/sh >"$1/etc/passwd"
     printf '%s\n' root:x:0: nonroot:x:65532: >"$1/etc/group"
 }
 
