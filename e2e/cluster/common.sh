@@ -61,6 +61,7 @@ spawn() {
     alive "$name" && die "$name runs already"
     setsid "${spawn_with[@]}" "$@" >>"$logs/$name.log" 2>&1 </dev/null 9>&- &
     echo "$! $(started_at $!)" >"$running/$name"
+    disown # or bash reports its end
 }
 
 # pid_of NAME : the number of what spawn started, if it still runs.

@@ -4,7 +4,6 @@
 #   node.sh up N                  joins node N (1 to 5)
 #   node.sh down N                ends it at once, as if the power went; its disk stays, `up` brings it back
 #   node.sh exec N COMMAND...     runs a command inside
-#   node.sh import N ARCHIVE...   loads OCI archives into its containerd
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
@@ -166,18 +165,11 @@ down() {
     wait_for "the end of node $n's cgroups" 30 remove_cgroups "$n"
 }
 
-import() {
-    local n=$1 archive
-    shift
-    for archive; do inside "$n" ctr -n k8s.io images import - <"$archive"; done
-}
-
 verb=${1:-} n=${2:-}
-[[ $n =~ ^[1-$nodes_max]$ ]] || die "up N, down N, exec N COMMAND... or import N ARCHIVE..., N from 1 to $nodes_max"
+[[ $n =~ ^[1-$nodes_max]$ ]] || die "up N, down N or exec N COMMAND..., N from 1 to $nodes_max"
 shift 2
 case $verb in
     up | down) "$verb" "$n" ;;
     exec) inside "$n" "$@" ;;
-    import) import "$n" "$@" ;;
     *) die "no verb is called $verb" ;;
 esac

@@ -51,7 +51,7 @@ wait_for "the API server to dial a Service" 30 dialled
 passed "a Service from the API server"
 
 if [ -n "$archive" ]; then
-    for n in $(seq "$nodes"); do "$harness/node.sh" import "$n" "$archive" >/dev/null; done
+    "$harness/load.sh" "$archive"
     passed "forebay-node's image on every node"
     kubectl apply -f "$harness/manifests/forebay-node.yaml" >/dev/null
     kubectl wait --for=jsonpath='{.status.phase}'=Succeeded pod/version --timeout=60s >/dev/null
