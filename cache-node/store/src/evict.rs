@@ -57,6 +57,8 @@ pub enum Reach {
 pub trait Evict: Send + Sync {
     /// Whether an object may enter; `has_room` says that nobody would have to leave.
     fn admits(&self, hash: u64, has_room: bool) -> bool;
+    /// What `admits` would answer; changes nothing.
+    fn would_admit(&self, hash: u64, has_room: bool) -> bool;
     /// The recency of an object that has just entered.
     fn entered(&self, hash: u64) -> Recency;
     /// After a hit; `None` when nothing changes, which spares the write.

@@ -248,6 +248,13 @@ impl Index {
         true
     }
 
+    /// Calls `visit` with each entry, in the order of hashes.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(Entry)) {
+        for (number, shard) in self.shards.iter().enumerate() {
+            shard.read().iter().for_each(|slot| visit(slot.entry(number)));
+        }
+    }
+
     /// The highest hash at or below `from` that `accepts`, searched downwards.
     pub(crate) fn highest(&self, from: u64, mut accepts: impl FnMut(&Entry) -> bool) -> Option<Entry> {
         for shard in (0..=shard_of(from)).rev() {

@@ -11,6 +11,7 @@ pub mod evict;
 mod handles;
 mod index;
 mod objects;
+mod plan;
 mod put;
 mod record;
 mod recover;
@@ -34,6 +35,7 @@ use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use complete::{CompleteFile, Kept};
+pub use plan::{Forecast, Plan};
 pub use record::fuzz_decode;
 pub use types::*;
 

@@ -4,15 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
 use super::index::{Entry, Place, kept};
 use super::record::record_bytes;
 use super::sparse::{self, Object};
 use super::table::{FileRecord, State};
-use super::tier::Tier;
+use super::tier::{Room, Tier};
 use super::types::{Admission, Class, DatasetSlot, Health, PutOutcome, Refusal, StoreError};
-use super::{Store, TIERS_MAX, hash_of};
+use super::{Store, hash_of, plan};
 use forebay_wire::block::{BlockIndex, ObjectRef};
 
 /// A block that goes in, with all that is said about it.
@@ -67,8 +65,8 @@ impl Store {
                 self.put_whole_file(tier, incoming)
             };
         }
-        let file = self.filling(incoming)?;
-        self.put_block(&file, incoming)
+        let (file, room) = self.filling(incoming)?;
+        self.put_block(&file, room, incoming)
     }
 
     /// Whether the object is here already, by its identity on disk; its admission is brought up to date.
@@ -93,16 +91,8 @@ impl Store {
         if let [tier] = &self.tiers[..] {
             return if tier.takes_writes() { Ok(tier) } else { Err(Refusal::Degraded) };
         }
-        let mut ranked = [(f64::NEG_INFINITY, 0); TIERS_MAX];
-        for (rank, (number, tier)) in ranked.iter_mut().zip(self.tiers.iter().enumerate()) {
-            let hash = xxh3_64_with_seed(&object.id.0.to_le_bytes(), number as u64);
-            let unit = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-            *rank = (tier.quota_bytes as f64 / unit.ln(), number);
-        }
-        let ranked = &mut ranked[..self.tiers.len()];
-        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let tiers = ranked.iter().map(|(_, number)| &self.tiers[*number]);
-        tiers.into_iter().find(|tier| tier.takes_writes()).ok_or(Refusal::Degraded)
+        let ranked = plan::ranked(&self.quotas(), object.id);
+        ranked.into_iter().map(|number| &self.tiers[number]).find(|tier| tier.takes_writes()).ok_or(Refusal::Degraded)
     }
 
     fn entry(&self, tier: &Tier, object: &ObjectRef, place: Place, admission: Admission) -> Entry {
@@ -117,11 +107,15 @@ impl Store {
         Refusal::Degraded
     }
 
-    fn wrote(&self, tier: &Tier, bytes: u64, admission: Admission) {
-        tier.wrote(bytes);
+    fn count_pinned(&self, tier: &Tier, bytes: u64, admission: Admission) {
         if admission.class == Class::Pin {
             tier.pinned_bytes.fetch_add(bytes, Relaxed);
         }
+    }
+
+    fn wrote(&self, tier: &Tier, bytes: u64, admission: Admission) {
+        tier.wrote(bytes);
+        self.count_pinned(tier, bytes, admission);
         if tier.health() != Health::Good {
             tier.write_succeeded();
         }
@@ -130,19 +124,21 @@ impl Store {
     fn put_record(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>) -> Result<(), Refusal> {
         let Incoming { dataset, object, data, admission, .. } = *incoming;
         let bytes = record_bytes(object.size);
-        self.make_room(tier, bytes, hash_of(object.id), admission.class)?;
+        let mut room = self.make_room(tier, bytes, hash_of(object.id), admission.class)?;
         let appended = tier.segments.append(dataset, object.id, data, admission, |record| {
             let place = Place::Segment { tier: tier.number, number: record.number, granule: record.granule };
             self.index.insert(self.entry(tier, object, place, admission))
         });
         match appended {
             Ok(_) => {
+                room.spend();
                 self.wrote(tier, bytes, admission);
                 Ok(())
             }
-            Err(error) => {
-                tier.give_back(bytes);
-                Err(self.write_failed(tier, "put a record", &error))
+            Err(failed) => {
+                room.spend_part(failed.dead_bytes);
+                tier.dead_bytes.fetch_add(failed.dead_bytes, Relaxed);
+                Err(self.write_failed(tier, "put a record", &failed.cause))
             }
         }
     }
@@ -162,13 +158,14 @@ impl Store {
     /// One block, one file: in the index once it is complete.
     fn put_whole_file(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>) -> Result<(), Refusal> {
         let Incoming { object, block, data, admission, .. } = *incoming;
-        let file = self.create(tier, incoming)?;
+        let (file, room) = self.create(tier, incoming)?;
         let charge = file.block_charge(block);
         match file.write_block(block, data) {
             Ok(_) => {
                 file.charged_bytes.fetch_add(charge, Relaxed);
+                room.spend();
                 let place = Place::File { tier: tier.number, number: file.number, is_complete: true };
-                self.wrote(tier, file.charged_bytes.load(Relaxed), admission);
+                self.wrote(tier, charge, admission);
                 if !self.index.insert(self.entry(tier, object, place, admission)) {
                     self.discard(&file);
                 }
@@ -177,30 +174,29 @@ impl Store {
                 Ok(())
             }
             Err(error) => {
-                tier.give_back(charge);
-                // `evict` takes pinned bytes back that were never counted.
-                file.admission.lock().class = Class::Auto;
                 self.discard(&file);
                 Err(self.write_failed(tier, "put an object", &error))
             }
         }
     }
 
-    /// Creates the object's files; charged are its first block and its sidecar.
-    fn create(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>) -> Result<Arc<Object>, Refusal> {
+    /// Creates the object's files, its sidecar charged; the room is for its first block.
+    fn create(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>) -> Result<(Arc<Object>, Room), Refusal> {
         let Incoming { object, data, admission, .. } = *incoming;
         let record = self.record(incoming);
-        let bytes = sparse::sidecar_bytes(&record) + (data.len() as u64).next_multiple_of(super::tier::PAGE);
-        self.make_room(tier, bytes, hash_of(object.id), admission.class)?;
+        let sidecar = sparse::sidecar_bytes(&record);
+        let bytes = sidecar + (data.len() as u64).next_multiple_of(super::tier::PAGE);
+        let mut room = self.make_room(tier, bytes, hash_of(object.id), admission.class)?;
         if let Some(expires) = admission.expires_at_seconds {
             tier.first_expiry_seconds.fetch_min(expires, Relaxed);
         }
         match Object::create(tier, record) {
-            Ok(file) => Ok(self.objects.add(file)),
-            Err(error) => {
-                tier.give_back(bytes);
-                Err(self.write_failed(tier, "create an object's file", &error))
+            Ok(file) => {
+                room.spend_part(sidecar);
+                self.count_pinned(tier, sidecar, admission);
+                Ok((self.objects.add(file), room))
             }
+            Err(error) => Err(self.write_failed(tier, "create an object's file", &error)),
         }
     }
 
@@ -211,8 +207,8 @@ impl Store {
         self.objects.forget(file);
     }
 
-    /// The file of an object of several blocks, made with its first block. `Err` also when the object is complete: nothing to do.
-    fn filling(&self, incoming: &Incoming<'_>) -> Result<(Arc<Object>, bool), Refusal> {
+    /// The file of an object of several blocks; with room for this block when it was made for it.
+    fn filling(&self, incoming: &Incoming<'_>) -> Result<(Arc<Object>, Option<Room>), Refusal> {
         let Incoming { object, admission, .. } = *incoming;
         let _turn = self.putting.take(object.id.0);
         for entry in self.index.find(hash_of(object.id)).iter() {
@@ -223,21 +219,20 @@ impl Store {
                 if !file.tier.takes_writes() {
                     return Err(Refusal::Degraded);
                 }
-                return Ok((file, false));
+                return Ok((file, None));
             }
         }
         let tier = self.place(object)?;
-        let file = self.create(tier, incoming)?;
+        let (file, room) = self.create(tier, incoming)?;
         let place = Place::File { tier: tier.number, number: file.number, is_complete: false };
         if !self.index.insert(self.entry(tier, object, place, admission)) {
             self.discard(&file);
-            tier.give_back(file.block_charge(incoming.block));
             return Err(Refusal::Busy);
         }
-        Ok((file, true))
+        Ok((file, Some(room)))
     }
 
-    fn put_block(&self, (file, is_charged): &(Arc<Object>, bool), incoming: &Incoming<'_>) -> Result<(), Refusal> {
+    fn put_block(&self, file: &Arc<Object>, room: Option<Room>, incoming: &Incoming<'_>) -> Result<(), Refusal> {
         let Incoming { object, block, data, admission, .. } = *incoming;
         let tier = &file.tier;
         if *file.admission.lock() != admission {
@@ -246,37 +241,36 @@ impl Store {
         }
         let charge = file.block_charge(block);
         if file.has(block) {
-            // Another put was faster with the block that this one made the file for.
-            if *is_charged {
-                tier.give_back(charge);
-            }
+            // Perhaps another put was faster with the block that this one made the file for.
             return Ok(());
         }
-        if !is_charged {
-            self.make_room(tier, charge, hash_of(object.id), admission.class)?;
-        }
+        let room = match room {
+            Some(room) => room,
+            None => self.make_room(tier, charge, hash_of(object.id), admission.class)?,
+        };
+        // One at a time for each block: a failed write is undone, which must not meet another's good one.
+        let _turn = self.putting.take(object.id.0 ^ (u128::from(block.0) + 1));
         match file.write_block(block, data) {
             Ok(true) => {
                 file.charged_bytes.fetch_add(charge, Relaxed);
-                let sidecar = if *is_charged { sparse::sidecar_bytes(&file.record) } else { 0 };
-                self.wrote(tier, charge + sidecar, admission);
+                room.spend();
+                self.wrote(tier, charge, admission);
                 if file.is_complete() {
                     let at = |is_complete| Place::File { tier: tier.number, number: file.number, is_complete }.into();
                     self.index.relocate(kept(hash_of(object.id)), at(false), at(true));
                 }
                 if file.is_gone() { Err(Refusal::NoRoom) } else { Ok(()) }
             }
-            Ok(false) => {
-                tier.give_back(charge);
-                Ok(())
-            }
+            Ok(false) => Ok(()),
             // Evicted meanwhile, its files with it: nothing is wrong with the tier.
-            Err(_) if file.is_gone() => {
-                tier.give_back(charge);
-                Err(Refusal::NoRoom)
-            }
+            Err(_) if file.is_gone() => Err(Refusal::NoRoom),
             Err(error) => {
-                tier.give_back(charge);
+                // What can't be undone stays counted; a start looks anew.
+                if file.undo_block(block).is_err() {
+                    file.charged_bytes.fetch_add(charge, Relaxed);
+                    room.spend();
+                    self.count_pinned(tier, charge, admission);
+                }
                 Err(self.write_failed(tier, "put a block", &error))
             }
         }

@@ -8,7 +8,7 @@ use super::index::{Entry, Index, Place, kept};
 use super::record::record_bytes;
 use super::sparse::{self, Object};
 use super::table::State;
-use super::tier::{PAGE, Tier};
+use super::tier::Tier;
 use super::types::{Admission, Class};
 use super::{Counters, hash_of};
 use forebay_wire::block::ObjectId;
@@ -48,7 +48,7 @@ fn load_files(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Resul
         }
         match record.state {
             State::Complete => {
-                let bytes = full_charge(&record);
+                let bytes = sparse::full_charge(record.size, record.block_size);
                 let place = Place::File { tier: tier.number, number, is_complete: true };
                 if !enter(tier, index, record.object, place, record.admission, bytes) {
                     leaving.push(number);
@@ -74,13 +74,6 @@ fn load_files(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Resul
         tier.table.release(number)?;
     }
     Ok(())
-}
-
-fn full_charge(record: &super::table::FileRecord) -> u64 {
-    let blocks = record.block_size;
-    // All blocks but the last are whole pages.
-    let data = if blocks.bytes().is_multiple_of(PAGE) { record.size.next_multiple_of(PAGE) } else { record.size };
-    data + sparse::sidecar_bytes(record)
 }
 
 fn load_segments(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Result<()> {

@@ -1,4 +1,5 @@
 //! Making room: eviction by the tier's policy, removal, rewriting of segments that are mostly dead, expiry.
+//! Room is taken before a byte is written, also for what is moved, so neither quota nor `keepFreePercent` is passed by puts at the same time.
 //! Invariant: what is removed leaves the index first, so exactly one thread gives its bytes back.
 
 use std::sync::Arc;
@@ -8,9 +9,9 @@ use super::index::{Entry, Place, kept};
 use super::record::{SegmentEntry, record_bytes};
 use super::segment::{RecordRead, Segment};
 use super::sparse;
-use super::tier::Tier;
+use super::tier::{Room, Tier};
 use super::types::{Admission, Class, Refusal};
-use super::{Store, hash_of};
+use super::{Store, hash_of, plan};
 use crate::evict::{Candidate, Reach};
 use forebay_wire::block::{Extent, ObjectId, ObjectRef};
 
@@ -22,39 +23,54 @@ const DEAD_PERCENT: u64 = 50;
 const MAINTAIN_EVICTIONS_MAX: usize = 4096;
 
 impl Store {
-    /// Charges `bytes` to the tier, evicting what the policy gives up for it.
-    pub(super) fn make_room(&self, tier: &Arc<Tier>, bytes: u64, hash: u64, class: Class) -> Result<(), Refusal> {
-        let capacity = tier.capacity_bytes();
-        if bytes > capacity {
+    /// Takes room for `bytes` of the tier, evicting what the policy gives up for it.
+    pub(super) fn make_room(&self, tier: &Arc<Tier>, bytes: u64, hash: u64, class: Class) -> Result<Room, Refusal> {
+        if bytes > tier.quota_bytes {
             return Err(Refusal::NoRoom);
         }
-        let used = tier.used_bytes.fetch_add(bytes, Relaxed) + bytes;
-        if class == Class::Auto && !tier.policy.admits(hash, used <= tier.ample_bytes()) {
-            tier.give_back(bytes);
+        if class == Class::Auto && !tier.policy.admits(hash, tier.has_ample(bytes)) {
             return Err(Refusal::NotHeld);
         }
-        while tier.used_bytes() > tier.capacity_bytes() {
-            if tier.is_room_coming() {
-                tier.give_back(bytes);
+        let mut is_asked = false;
+        loop {
+            if let Some(room) = tier.reserve(bytes) {
+                return Ok(room);
+            }
+            // Nobody leaves because others filled the filesystem a while ago.
+            if !std::mem::replace(&mut is_asked, true) {
+                tier.ask_space();
+                continue;
+            }
+            if bytes > tier.capacity_bytes() || tier.is_room_coming(bytes) {
                 return Err(Refusal::NoRoom);
             }
-            let is_dead_heavy = tier.dead_bytes.load(Relaxed) > capacity / DEAD_SHARE;
+            let is_dead_heavy = tier.dead_bytes.load(Relaxed) > tier.capacity_bytes() / DEAD_SHARE;
             if is_dead_heavy && self.rewrite_emptiest(tier, 1) {
                 continue;
             }
             if !self.evict_one(tier, Some((hash, class))) && !self.rewrite_emptiest(tier, 1) {
-                tier.give_back(bytes);
                 return Err(Refusal::NoRoom);
             }
         }
-        Ok(())
+    }
+
+    /// Room for a copy of what is here already, whose first form goes once it is written.
+    fn make_room_to_move(&self, tier: &Arc<Tier>, bytes: u64) -> Option<Room> {
+        loop {
+            if let Some(room) = tier.reserve(bytes) {
+                return Some(room);
+            }
+            if tier.is_room_coming(bytes) || !self.evict_one(tier, None) {
+                return None;
+            }
+        }
     }
 
     /// Evicts until the tier is within its capacity again: after a restart with a smaller quota, or when others fill the filesystem.
     pub(super) fn trim(&self, tier: &Arc<Tier>, evictions_max: usize) {
         for _ in 0..evictions_max {
             if tier.used_bytes() <= tier.capacity_bytes()
-                || tier.is_room_coming()
+                || tier.is_room_coming(0)
                 || !(self.evict_one(tier, None) || self.rewrite_emptiest(tier, 1))
             {
                 break;
@@ -69,7 +85,7 @@ impl Store {
         let mut entries = Vec::new();
         match tier.policy.reach() {
             Reach::Highest { from } => {
-                let highest = self.index.highest(from, may_leave).or_else(|| self.index.highest(u64::MAX, may_leave));
+                let highest = self.highest(from, may_leave);
                 if let (Some(entry), Some((hash, Class::Auto))) = (&highest, newcomer)
                     && entry.hash < kept(hash)
                 {
@@ -91,6 +107,35 @@ impl Store {
             self.counters.evictions.fetch_add(1, Relaxed);
         }
         true
+    }
+
+    fn highest(&self, from: u64, accepts: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        self.index.highest(from, &accepts).or_else(|| self.index.highest(u64::MAX, &accepts))
+    }
+
+    /// Whether a put of `bytes` more of the object would be kept as things stand: asked before they are fetched, so that nothing is fetched only
+    /// to be refused. Memory only. A later put may still be refused.
+    pub fn would_hold(&self, object: &ObjectRef, bytes: u64, class: Class) -> bool {
+        let hash = hash_of(object.id);
+        let here = self.index.find(hash).iter().next().map(|entry| Place::from(entry.location).tier());
+        let number = here.map_or_else(|| plan::home_of(&self.quotas(), object.id), usize::from);
+        let tier = &self.tiers[number];
+        if tier.has_ample(bytes) {
+            return true;
+        }
+        let own = kept(hash);
+        let may_leave = |entry: &Entry| !entry.is_pinned && Place::from(entry.location).tier() == tier.number && entry.hash != own;
+        match (tier.policy.reach(), class) {
+            (Reach::Sample { .. }, Class::Auto) => true,
+            (Reach::Highest { from }, Class::Auto) => {
+                tier.policy.would_admit(hash, false) && self.highest(from, may_leave).is_some_and(|highest| highest.hash > own)
+            }
+            (Reach::Sample { .. } | Reach::Highest { .. }, Class::Pin) => self.highest(u64::MAX, may_leave).is_some(),
+        }
+    }
+
+    pub(super) fn quotas(&self) -> Vec<u64> {
+        self.tiers.iter().map(|tier| tier.quota_bytes).collect()
     }
 
     /// Removes what an index entry stands for; `false` when another thread did.
@@ -169,7 +214,7 @@ impl Store {
         };
         let Some(segment) = tier.segments.emptiest(dead_percent_min) else { return false };
         match self.rewrite(tier, &segment) {
-            Ok(()) => true,
+            Ok(is_dropped) => is_dropped,
             Err(error) => {
                 self.counters.write_errors.fetch_add(1, Relaxed);
                 tier.write_failed("rewrite a segment", &error);
@@ -178,7 +223,8 @@ impl Store {
         }
     }
 
-    fn rewrite(&self, tier: &Arc<Tier>, segment: &Arc<Segment>) -> std::io::Result<()> {
+    /// `false` when there is no room to move what lives: then the rest of it stays.
+    fn rewrite(&self, tier: &Arc<Tier>, segment: &Arc<Segment>) -> std::io::Result<bool> {
         let entries = tier.segments.read_index(segment)?.map(|index| index.entries).unwrap_or_default();
         let mut data = Vec::new();
         for entry in &entries {
@@ -198,7 +244,7 @@ impl Store {
                 }
             }
             let bytes = record_bytes(extent.len());
-            tier.used_bytes.fetch_add(bytes, Relaxed);
+            let Some(mut room) = self.make_room_to_move(tier, bytes) else { return Ok(false) };
             let mut to = None;
             let moved = tier.segments.append(segment.dataset, entry.object, &data, entry.admission, |record| {
                 to = Some(record);
@@ -207,6 +253,7 @@ impl Store {
             });
             match (moved, to) {
                 (Ok(true), _) => {
+                    room.spend();
                     if entry.admission.class == Class::Pin {
                         tier.pinned_bytes.fetch_add(bytes, Relaxed);
                     }
@@ -214,19 +261,21 @@ impl Store {
                 }
                 // Freed meanwhile: the copy must not come back.
                 (Ok(false), Some(record)) => {
+                    room.spend();
                     if entry.admission.class == Class::Pin {
                         tier.pinned_bytes.fetch_add(bytes, Relaxed);
                     }
                     self.remove_record(tier, record.number, record.granule)?;
                 }
                 (Ok(false), None) => unreachable!("a record is published once written"),
-                (Err(error), _) => {
-                    tier.give_back(bytes);
-                    return Err(error);
+                (Err(failed), _) => {
+                    room.spend_part(failed.dead_bytes);
+                    tier.dead_bytes.fetch_add(failed.dead_bytes, Relaxed);
+                    return Err(failed.cause);
                 }
             }
         }
-        self.drop_segment(tier, segment)
+        self.drop_segment(tier, segment).map(|()| true)
     }
 
     /// Removes every object for which `is_wanted` says no; O(objects on disk).

@@ -120,6 +120,13 @@ pub(crate) enum RecordRead {
     Gone,
 }
 
+/// A record that couldn't be written.
+pub(crate) struct AppendFailed {
+    pub(crate) cause: io::Error,
+    /// Of what was charged for it this much may lie on the disk: dead bytes of its segment from now on.
+    pub(crate) dead_bytes: u64,
+}
+
 /// Where a record was just written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record {
@@ -210,8 +217,16 @@ impl Segments {
         };
         let nonce = rand::random();
         let index = self.disk.create(&self.root, &path(number, "index"))?;
-        self.disk.write_at(&index, &encode_index_head(number, nonce, dataset), 0)?;
-        let data = self.disk.create(&self.root, &path(number, "data"))?;
+        let head = encode_index_head(number, nonce, dataset);
+        let created = self.disk.write_at(&index, &head, 0).and_then(|()| self.disk.create(&self.root, &path(number, "data")));
+        let data = match created {
+            Ok(data) => data,
+            Err(error) => {
+                // Where that fails, too, the next start removes it.
+                let _ = self.disk.unlink(&self.root, &path(number, "index"));
+                return Err(error);
+            }
+        };
         let segment =
             Arc::new(self.make(number, nonce, dataset, Tail { granule: 0, slot: 0, writers: 0, is_sealed: false, is_dropped: false }));
         self.handles.insert(segment.key, Arc::new(Files { data, index }));
@@ -262,16 +277,26 @@ impl Segments {
         data: &[u8],
         admission: Admission,
         publish: impl FnOnce(Record) -> bool,
-    ) -> io::Result<bool> {
-        let (segment, granule, slot) = self.reserve(dataset, data.len() as u64)?;
-        let written = self.write(&segment, SegmentEntry { slot, object, granule, len: data.len() as u32, admission }, data);
-        if written.is_ok() {
-            segment.live_objects.fetch_add(1, Relaxed);
-            segment.live_bytes.fetch_add(record_bytes(data.len() as u64), Relaxed);
-            segment.taken_bytes.fetch_add(record_bytes(data.len() as u64), Relaxed);
-            segment.note_expiry(admission);
-        }
-        let published = written.map(|()| publish(Record { number: segment.number, granule }));
+    ) -> Result<bool, AppendFailed> {
+        let (segment, granule, slot) = self.reserve(dataset, data.len() as u64).map_err(|cause| AppendFailed { cause, dead_bytes: 0 })?;
+        let entry = SegmentEntry { slot, object, granule, len: data.len() as u32, admission };
+        let bytes = record_bytes(data.len() as u64);
+        let written = self.write(&segment, entry, data);
+        let published = match written {
+            Ok(()) => {
+                segment.live_objects.fetch_add(1, Relaxed);
+                segment.live_bytes.fetch_add(bytes, Relaxed);
+                segment.taken_bytes.fetch_add(bytes, Relaxed);
+                segment.note_expiry(admission);
+                Ok(publish(Record { number: segment.number, granule }))
+            }
+            Err(cause) => {
+                // Its granules are spent: what can't be given back to the filesystem stays counted until the segment goes.
+                let dead_bytes = bytes - self.punch(&segment, &entry).unwrap_or(0);
+                segment.taken_bytes.fetch_add(dead_bytes, Relaxed);
+                Err(AppendFailed { cause, dead_bytes })
+            }
+        };
         segment.finish();
         published
     }

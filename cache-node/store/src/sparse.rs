@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 
 use super::CompleteFile;
 use super::check::{self, UNIT_BYTES};
-use super::table::{FileRecord, State};
+use super::table::{self, FileRecord, State};
 use super::tier::{PAGE, Tier};
 use super::types::{Admission, Class};
-use forebay_wire::block::{BlockIndex, Extent, ObjectId};
+use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId};
 
 /// Before the sums of a block's record: crc, block index, the object's low 8 bytes.
 const SUMS_HEAD: usize = 16;
@@ -384,6 +384,17 @@ impl Object {
         Ok(charge)
     }
 
+    /// Gives back what a failed `write_block` may have written. Only for who has the block's turn: it isn't here, so the object is not complete
+    /// and nothing has passed its file through.
+    pub(crate) fn undo_block(&self, block: BlockIndex) -> io::Result<()> {
+        if self.has(block) {
+            // All of it was written, and the record of the whole wasn't: it counts when that is.
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let offset = u64::from(block.0) * self.record.block_size.bytes();
+        self.tier.disk.punch(self.data()?, offset, self.block_charge(block))
+    }
+
     pub(crate) fn is_pinned(&self) -> bool {
         self.admission.lock().class == Class::Pin
     }
@@ -447,14 +458,29 @@ pub(crate) fn allocated_bytes(tier: &Tier, number: u32) -> u64 {
 
 /// What an object's sidecar takes of the quota.
 pub(crate) fn sidecar_bytes(record: &FileRecord) -> u64 {
-    if record.has_inline_sums() {
+    sidecar_bytes_of(record.size, record.block_size)
+}
+
+fn sidecar_bytes_of(size: u64, block_size: BlockSize) -> u64 {
+    if table::has_inline_sums(size, block_size) {
         return 0;
     }
-    (u64::from(record.blocks()) * sums_record_bytes(record) as u64).next_multiple_of(PAGE)
+    (u64::from(block_size.count(size)) * sums_record_bytes_of(size, block_size) as u64).next_multiple_of(PAGE)
+}
+
+/// What an object's files take of the quota when all of it is here.
+pub(crate) fn full_charge(size: u64, block_size: BlockSize) -> u64 {
+    // All blocks but the last are whole pages.
+    let data = if block_size.bytes().is_multiple_of(PAGE) { size.next_multiple_of(PAGE) } else { size };
+    data + sidecar_bytes_of(size, block_size)
 }
 
 fn sums_record_bytes(record: &FileRecord) -> usize {
-    SUMS_HEAD + 4 * check::units(record.block_size.bytes().min(record.size))
+    sums_record_bytes_of(record.size, record.block_size)
+}
+
+fn sums_record_bytes_of(size: u64, block_size: BlockSize) -> usize {
+    SUMS_HEAD + 4 * check::units(block_size.bytes().min(size))
 }
 
 fn read_sums<'a>(

@@ -41,10 +41,14 @@ pub(crate) struct FileRecord {
     pub sums: [u32; INLINE_SUMS],
 }
 
+pub(crate) fn has_inline_sums(size: u64, block_size: BlockSize) -> bool {
+    size <= block_size.bytes() && check::units(size) <= INLINE_SUMS
+}
+
 impl FileRecord {
     /// One block and few units: no sidecar.
     pub(crate) fn has_inline_sums(&self) -> bool {
-        self.size <= self.block_size.bytes() && check::units(self.size) <= INLINE_SUMS
+        has_inline_sums(self.size, self.block_size)
     }
 
     pub(crate) fn blocks(&self) -> u32 {

@@ -108,6 +108,17 @@ fn a_folder_in_use_says_by_whom() {
     assert!(error.contains(&format!("in use by pid {}", std::process::id())), "{error}");
 }
 
+#[test]
+fn a_child_that_has_not_yet_begun_its_program_keeps_no_closed_store_locked() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(small_blocks(folder.path(), 1 << 20)).unwrap();
+    // What fork copies: another descriptor of the same lock.
+    let inherited = store.tiers[0].lock.try_clone().unwrap();
+    drop(store);
+    Store::open(small_blocks(folder.path(), 1 << 20)).unwrap();
+    drop(inherited);
+}
+
 fn quota_is_kept_by(eviction: EvictionKind) {
     let folder = tempfile::tempdir().unwrap();
     let quota = 8 << 20;

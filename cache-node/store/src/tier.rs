@@ -1,11 +1,13 @@
 //! One folder with its lock, quota, health and policy.
 //! Knows how full it is and whether it takes writes. Does not know where an object is in it.
-//! Invariant: `used_bytes` never falls below what the objects of the tier, dead records and evicted open files take.
+//! Invariant: `used_bytes` never falls below what the objects of the tier, dead records and evicted open files take, and never grows above the
+//! capacity: room is taken before anything is written. Not counted are the tables and the segments' indexes, some 160 bytes per object.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -30,7 +32,7 @@ pub(crate) struct Tier {
     pub(crate) kind: TierKind,
     pub(crate) path: PathBuf,
     pub(crate) root: File,
-    _lock: File,
+    pub(crate) lock: File,
     pub(crate) disk: Disk,
     pub(crate) table: Table,
     pub(crate) segments: Segments,
@@ -39,6 +41,8 @@ pub(crate) struct Tier {
     pub(crate) quota_bytes: u64,
     keep_free_percent: u8,
     pub(crate) used_bytes: AtomicU64,
+    /// The part of `used_bytes` that is promised and perhaps not yet written.
+    reserved_bytes: AtomicU64,
     pub(crate) lingering_bytes: AtomicU64,
     pub(crate) pinned_bytes: AtomicU64,
     /// The part of `used_bytes` that dead records of segments still take.
@@ -91,13 +95,14 @@ impl Tier {
                 cause,
             })?,
             root,
-            _lock: lock,
+            lock,
             disk: disk.clone(),
             table,
             policy: eviction.policy(),
             quota_bytes,
             keep_free_percent: config.keep_free_percent,
             used_bytes: AtomicU64::new(0),
+            reserved_bytes: AtomicU64::new(0),
             lingering_bytes: AtomicU64::new(0),
             pinned_bytes: AtomicU64::new(0),
             dead_bytes: AtomicU64::new(0),
@@ -122,8 +127,56 @@ impl Tier {
 
     /// Whether what was evicted and is still open would be enough. It frees its bytes when it is closed: to evict more for it meanwhile would
     /// only empty the cache.
-    pub(crate) fn is_room_coming(&self) -> bool {
-        self.used_bytes().saturating_sub(self.lingering_bytes.load(Relaxed)) <= self.capacity_bytes()
+    pub(crate) fn is_room_coming(&self, bytes: u64) -> bool {
+        let lingering = self.lingering_bytes.load(Relaxed);
+        lingering > 0 && self.used_bytes().saturating_sub(lingering) + bytes <= self.capacity_bytes()
+    }
+
+    /// Takes room for bytes that are about to be written; `None` when somebody has to leave first. Costs a look at the filesystem, which is
+    /// little beside the write.
+    pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Room> {
+        // Reserved before it is used, and given back in the other order: what `ask_space` takes for written is then never too much.
+        self.reserved_bytes.fetch_add(bytes, SeqCst);
+        let fits = |used: u64| used.checked_add(bytes).filter(|after| *after <= self.capacity_bytes());
+        if self.used_bytes.fetch_update(SeqCst, SeqCst, fits).is_err() {
+            self.reserved_bytes.fetch_sub(bytes, SeqCst);
+            return None;
+        }
+        let room = Room { tier: self.clone(), bytes };
+        if !self.leaves_enough_free() {
+            drop(room);
+            self.ask_space();
+            return None;
+        }
+        Some(room)
+    }
+
+    /// Whether all that is reserved can be written. Each reservation is either in the sum, or written and so missing from the free space: of two
+    /// that are made at once at least one sees the other.
+    fn leaves_enough_free(&self) -> bool {
+        let reserved = self.reserved_bytes.load(SeqCst);
+        self.disk
+            .space(&self.root)
+            .is_ok_and(|space| space.available_bytes >= self.keep_free_bytes(space.total_bytes).saturating_add(reserved))
+    }
+
+    fn keep_free_bytes(&self, total_bytes: u64) -> u64 {
+        (u128::from(total_bytes) * u128::from(self.keep_free_percent) / 100) as u64
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.used_bytes.load(SeqCst).saturating_sub(self.reserved_bytes.load(SeqCst))
+    }
+
+    /// Of unpinned objects that stay until somebody chooses them.
+    pub(crate) fn unpinned_bytes(&self) -> u64 {
+        let gone = [&self.pinned_bytes, &self.dead_bytes, &self.lingering_bytes, &self.reserved_bytes];
+        gone.iter().fold(self.used_bytes(), |bytes, gone| bytes.saturating_sub(gone.load(Relaxed)))
+    }
+
+    /// Whether `bytes` more leave room that nobody has to fight for.
+    pub(crate) fn has_ample(&self, bytes: u64) -> bool {
+        self.used_bytes().saturating_add(bytes) <= self.ample_bytes()
     }
 
     /// Between this and the capacity a policy may keep newcomers out: room that `Hold` doesn't fight over.
@@ -142,13 +195,15 @@ impl Tier {
     /// Capacity = the quota, or what leaves `keep_free_percent` of the filesystem free, whichever is less.
     pub(crate) fn ask_space(&self) {
         self.unasked_bytes.store(0, Relaxed);
+        let before = self.written_bytes();
         let Ok(space) = self.disk.space(&self.root) else { return };
-        let keep_free = (u128::from(space.total_bytes) * u128::from(self.keep_free_percent) / 100) as u64;
-        let used = self.used_bytes();
+        // The lower of two looks: what is freed meanwhile must not count as free and as used.
+        let written = before.min(self.written_bytes());
+        let keep_free = self.keep_free_bytes(space.total_bytes);
         let by_space = if space.available_bytes >= keep_free {
-            used.saturating_add(space.available_bytes - keep_free)
+            written.saturating_add(space.available_bytes - keep_free)
         } else {
-            used.saturating_sub(keep_free - space.available_bytes)
+            written.saturating_sub(keep_free - space.available_bytes)
         };
         self.capacity_bytes.store(self.quota_bytes.min(by_space), Relaxed);
     }
@@ -237,6 +292,38 @@ impl Tier {
             pinned_bytes: self.pinned_bytes.load(Relaxed),
             capacity_bytes: self.capacity_bytes(),
         }
+    }
+}
+
+/// Room of a tier for bytes that are about to be written: given back when dropped, unless it was spent.
+pub(crate) struct Room {
+    tier: Arc<Tier>,
+    bytes: u64,
+}
+
+impl Room {
+    /// This much of it is on the disk: whoever removes that gives it back.
+    pub(crate) fn spend_part(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.tier.reserved_bytes.fetch_sub(bytes, SeqCst);
+    }
+
+    pub(crate) fn spend(mut self) {
+        self.spend_part(self.bytes);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.tier.give_back(self.bytes);
+        self.tier.reserved_bytes.fetch_sub(self.bytes, SeqCst);
+    }
+}
+
+impl Drop for Tier {
+    fn drop(&mut self) {
+        // Closing it isn't enough: between fork and exec a child of this process has the same lock, and would keep the next opener out.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 }
 

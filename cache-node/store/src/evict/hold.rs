@@ -22,9 +22,11 @@ impl Evict for Hold {
     fn admits(&self, hash: u64, has_room: bool) -> bool {
         if has_room {
             self.threshold.fetch_max(hash, Relaxed);
-            return true;
         }
-        hash < self.threshold.load(Relaxed)
+        self.would_admit(hash, has_room)
+    }
+    fn would_admit(&self, hash: u64, has_room: bool) -> bool {
+        has_room || hash < self.threshold.load(Relaxed)
     }
     fn entered(&self, _hash: u64) -> Recency {
         Recency::default()

@@ -28,6 +28,9 @@ impl Evict for Lru {
     fn admits(&self, _hash: u64, _has_room: bool) -> bool {
         true
     }
+    fn would_admit(&self, _hash: u64, _has_room: bool) -> bool {
+        true
+    }
     fn entered(&self, _hash: u64) -> Recency {
         Recency(self.now())
     }

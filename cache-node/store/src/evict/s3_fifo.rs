@@ -45,6 +45,9 @@ impl Evict for S3Fifo {
     fn admits(&self, _hash: u64, _has_room: bool) -> bool {
         true
     }
+    fn would_admit(&self, _hash: u64, _has_room: bool) -> bool {
+        true
+    }
     fn entered(&self, hash: u64) -> Recency {
         let (ghost, print) = self.ghost(hash);
         let is_ghost = ghost.compare_exchange(print, 0, Relaxed, Relaxed).is_ok();

@@ -1,3 +1,5 @@
 //! Integration tests of the store, one binary: random operations, crashes and damage against a model.
 
+mod large;
+mod room;
 mod store_model;

@@ -16,9 +16,11 @@ use forebay_store::{
 };
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 
-const AUTO: Admission = Admission { class: Class::Auto, expires_at_seconds: None };
+use crate::room::Tmpfs;
+
+pub(crate) const AUTO: Admission = Admission { class: Class::Auto, expires_at_seconds: None };
 const PIN: Admission = Admission { class: Class::Pin, expires_at_seconds: None };
-const BLOCK_BYTES: u64 = 128 << 10;
+pub(crate) const BLOCK_BYTES: u64 = 128 << 10;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
@@ -28,7 +30,7 @@ fn count(short: u64, torture: u64) -> u64 {
 }
 
 /// xorshift64*, so that a seed replays.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn from_environment(test: &str) -> Self {
@@ -43,7 +45,7 @@ impl Random {
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
     fn size(&mut self) -> u64 {
@@ -53,7 +55,7 @@ impl Random {
     }
 }
 
-fn object(n: u64, size: u64) -> ObjectRef {
+pub(crate) fn object(n: u64, size: u64) -> ObjectRef {
     ObjectRef { id: ObjectId::new("model", &n.to_le_bytes(), b"1"), size }
 }
 
@@ -65,30 +67,30 @@ fn bytes_of(object: &ObjectRef) -> Vec<u8> {
     bytes
 }
 
-fn config(path: &Path, bytes: u64) -> StoreConfig {
+pub(crate) fn config(path: &Path, bytes: u64) -> StoreConfig {
     StoreConfig { block_size: BlockSize::new(BLOCK_BYTES).unwrap(), ..StoreConfig::one_folder(path, Capacity::Bytes(bytes)) }
 }
 
-fn blocks(object: &ObjectRef) -> u32 {
+pub(crate) fn blocks(object: &ObjectRef) -> u32 {
     BlockSize::new(BLOCK_BYTES).unwrap().count(object.size)
 }
 
-fn extent_of(object: &ObjectRef, block: u32) -> Extent {
+pub(crate) fn extent_of(object: &ObjectRef, block: u32) -> Extent {
     BlockSize::new(BLOCK_BYTES).unwrap().extent(BlockIndex(block), object.size).unwrap()
 }
 
-fn put(store: &Store, object: &ObjectRef, block: u32, admission: Admission) -> PutOutcome {
+pub(crate) fn put(store: &Store, object: &ObjectRef, block: u32, admission: Admission) -> PutOutcome {
     let extent = extent_of(object, block);
     let data = &bytes_of(object)[extent.start() as usize..extent.end() as usize];
     store.put(DatasetSlot(object.size % 3), object, BlockIndex(block), data, admission).unwrap()
 }
 
-fn put_all(store: &Store, object: &ObjectRef, admission: Admission) -> bool {
+pub(crate) fn put_all(store: &Store, object: &ObjectRef, admission: Admission) -> bool {
     (0..blocks(object)).all(|block| put(store, object, block, admission) == PutOutcome::Stored)
 }
 
 /// Whether the extent is here; wrong bytes end the test.
-fn is_hit(store: &Store, object: &ObjectRef, extent: Extent) -> bool {
+pub(crate) fn is_hit(store: &Store, object: &ObjectRef, extent: Extent) -> bool {
     let mut into = vec![0; extent.len() as usize];
     match store.read(object, extent, &mut into).unwrap() {
         ReadOutcome::Hit => {
@@ -99,7 +101,7 @@ fn is_hit(store: &Store, object: &ObjectRef, extent: Extent) -> bool {
     }
 }
 
-fn is_whole(store: &Store, object: &ObjectRef) -> bool {
+pub(crate) fn is_whole(store: &Store, object: &ObjectRef) -> bool {
     is_hit(store, object, Extent::new(0, object.size).unwrap())
 }
 
@@ -414,36 +416,23 @@ fn keep_free_percent_makes_room_for_others() {
 
 #[test]
 fn a_real_full_filesystem_is_survived() {
-    let folder = tempfile::tempdir().unwrap();
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(folder.path()).output();
-    if !mounted.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no permission to mount a tmpfs");
-        return;
-    }
-    let outcome = std::panic::catch_unwind(|| {
-        let tier = TierConfig {
-            kind: TierKind::Memory,
-            path: folder.path().to_owned(),
-            capacity: Capacity::Bytes(64 << 20),
-            keep_free_percent: 0,
-        };
-        let store = Store::open(StoreConfig { tiers: vec![tier], ..config(folder.path(), 0) }).unwrap();
-        let filler = folder.path().join("filler");
-        // Somebody else fills it while nobody looks.
-        assert!((0..20).all(|n| put_all(&store, &object(n, 100_000), AUTO)));
-        let _ = std::fs::write(&filler, vec![1; 8 << 20]);
-        assert!((20..60).any(|n| !put_all(&store, &object(n, 100_000), AUTO)));
-        // What fitted is served, what was evicted to make room is not: never anything wrong.
-        assert!((0..60).any(|n| is_whole(&store, &object(n, 100_000))));
-        std::fs::remove_file(&filler).unwrap();
-        wait_until(|| {
-            store.maintain(1);
-            store.usage().tiers[0].health == Health::Good && put_all(&store, &object(200, 100_000), PIN)
-        });
-        assert!(is_whole(&store, &object(200, 100_000)));
+    let Some(tmpfs) = Tmpfs::mount(8) else { return };
+    let tier =
+        TierConfig { kind: TierKind::Memory, path: tmpfs.path().to_owned(), capacity: Capacity::Bytes(64 << 20), keep_free_percent: 0 };
+    let store = Store::open(StoreConfig { tiers: vec![tier], ..config(tmpfs.path(), 0) }).unwrap();
+    let filler = tmpfs.path().join("filler");
+    // Somebody else fills it while nobody looks.
+    assert!((0..20).all(|n| put_all(&store, &object(n, 100_000), AUTO)));
+    let _ = std::fs::write(&filler, vec![1; 8 << 20]);
+    assert!((20..60).any(|n| !put_all(&store, &object(n, 100_000), AUTO)));
+    // What fitted is served, what was evicted to make room is not: never anything wrong.
+    assert!((0..60).any(|n| is_whole(&store, &object(n, 100_000))));
+    std::fs::remove_file(&filler).unwrap();
+    wait_until(|| {
+        store.maintain(1);
+        store.usage().tiers[0].health == Health::Good && put_all(&store, &object(200, 100_000), PIN)
     });
-    std::process::Command::new("umount").arg(folder.path()).status().unwrap();
-    outcome.unwrap();
+    assert!(is_whole(&store, &object(200, 100_000)));
 }
 
 /// What the model knows of an object: its admission and which blocks were put. Evictions and wrong bits may take blocks away, nothing may add any.
@@ -465,7 +454,9 @@ fn random_operations_agree_with_the_model() {
         let open = || {
             let mut config = StoreConfig { eviction, open_files_max: 16, ..config(folder.path(), quota) };
             config.tiers.push(TierConfig { path: second.path().to_owned(), ..config.tiers[0].clone() });
-            Store::open(config).unwrap()
+            Store::open(config).unwrap_or_else(|error| {
+                panic!("{eviction:?}, files {:?}: {error}: {:?}", files_below(folder.path()), std::error::Error::source(&error))
+            })
         };
         let mut store = open();
         store.free_dataset(DatasetSlot(0));
