@@ -88,6 +88,10 @@ images: release ## container images of Forebay's programs as OCI archives, cache
 cluster-up: release ## a real Kubernetes on this machine, as root, with Forebay's images on its NODES=3; see e2e/README.md
 	@archives=$$(e2e/images/build.sh $(IMAGES)) && e2e/cluster/up.sh $(NODES) $$archives
 
+.PHONY: e2e
+e2e: release ## the whole product on a real cluster, as root; KEEP=1 leaves it up, KUBECONFIG=... takes that one
+	e2e/run.sh
+
 .PHONY: cluster-down
 cluster-down: ## end the cluster and remove all it left
 	@e2e/cluster/down.sh

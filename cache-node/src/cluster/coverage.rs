@@ -35,14 +35,16 @@ impl Coverage {
     /// Walks until `stop`.
     pub(super) async fn follow(self: Arc<Self>, fs: Arc<Filesystem>, stop: CancellationToken) {
         loop {
-            let begin = Instant::now();
             let (coverage, walked) = (self.clone(), fs.clone());
-            if tokio::task::spawn_blocking(move || coverage.walk(&walked)).await.is_err() {
-                return;
-            }
+            let walk = move || {
+                let begin = Instant::now();
+                coverage.walk(&walked);
+                begin.elapsed()
+            };
+            let Ok(took) = tokio::task::spawn_blocking(walk).await else { return };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep((begin.elapsed() * PAUSE_FACTOR).max(PAUSE_MIN)) => {}
+                () = tokio::time::sleep((took * PAUSE_FACTOR).max(PAUSE_MIN)) => {}
             }
         }
     }

@@ -219,7 +219,10 @@ fn rules_and_preload_take_effect_at_once_and_other_fields_without_a_failed_read(
     });
     let mount = node.mount();
     let cached = || node.observed().status.unwrap().cached_bytes;
-    wait_until("what is held", || cached() == 4 * BYTES as u64);
+    wait_until("what is held", || {
+        eprintln!("cached {} {:?}", cached(), node.observed());
+        cached() == 4 * BYTES as u64
+    });
     node.sync("2", Some(vec![node.dataset(UID, r#","rules":[{"path":"/","cache":"Never"}]"#)]));
     wait_until("nothing held", || cached() == 0);
     node.check();

@@ -1,0 +1,112 @@
+//! A bucket on a real S3 server that runs beside the cluster, and what is in it.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::wait_for;
+
+/// Key id and secret of the server.
+pub const CREDENTIALS: (&str, &str) = ("forebay", "forebay-loopback-only");
+/// The machine as the cluster's nodes and pods see it.
+const MACHINE: &str = "10.213.0.1";
+
+/// One server with one bucket, `data`.
+pub struct Bucket {
+    folder: TempDir,
+    server: Child,
+    pub endpoint: String,
+}
+
+impl Bucket {
+    /// With `files` objects `d0/f0`, … of some tens of kilobytes, each with bytes of its own.
+    pub fn with_files(files: usize) -> Result<Self> {
+        let folder = TempDir::new()?;
+        fs::create_dir_all(folder.path().join("root/data"))?;
+        let program = PathBuf::from(std::env::var_os("FOREBAY_RELEASE").context("FOREBAY_RELEASE names the folder of the release build")?);
+        let ready = folder.path().join("endpoint");
+        let mut command = Command::new(program.join("forebay-bench"));
+        command.arg("serve").arg(folder.path().join("root")).args(["--listen", &format!("{MACHINE}:0")]).arg("--ready").arg(&ready);
+        let server = command.spawn().context("start the S3 server")?;
+        let endpoint = wait_for("the S3 server", Duration::from_secs(10), || Ok(fs::read_to_string(&ready).ok()))?;
+        let bucket = Self { folder, server, endpoint };
+        for file in 0..files {
+            bucket.put(&format!("d{}/f{file}", file % 4), &contents(file, 20_000 + file * 977 % 60_000))?;
+        }
+        Ok(bucket)
+    }
+
+    pub fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.folder.path().join("root/data").join(key);
+        fs::create_dir_all(path.parent().context("a key below the bucket")?)?;
+        let draft = self.folder.path().join("draft");
+        fs::write(&draft, bytes)?;
+        Ok(fs::rename(draft, path)?)
+    }
+
+    /// The spec's `source` and what belongs beside it, for a Dataset in the flow form of YAML.
+    pub fn source(&self) -> String {
+        format!(
+            "source: \"s3://data/\", secretRef: {{ name: s3 }}, s3: {{ endpoint: \"{}\", region: us-east-1, addressing: Path }}",
+            self.endpoint
+        )
+    }
+
+    /// Bytes of objects that the server has handed out.
+    pub fn bytes_given(&self) -> Result<u64> {
+        use std::io::{Read, Write};
+        let address = self.endpoint.trim_start_matches("http://");
+        let mut socket = TcpStream::connect(address)?;
+        write!(socket, "GET /_counters HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text)?;
+        let json = text.get(text.find('{').context("counters")?..=text.rfind('}').context("counters")?).context("counters")?;
+        serde_json::from_str::<Value>(json)?["body_bytes"].as_u64().context("body_bytes")
+    }
+
+    /// Path below the bucket and CRC of every object, and the sum of their sizes.
+    pub fn sums(&self) -> Result<(Vec<(String, u32)>, u64)> {
+        let root = self.folder.path().join("root/data");
+        let (mut sums, mut bytes, mut folders) = (Vec::new(), 0, vec![root.clone()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let content = fs::read(&path)?;
+                    bytes += content.len() as u64;
+                    let name = path.strip_prefix(&root)?.display().to_string();
+                    sums.push((name, crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, &content) as u32));
+                }
+            }
+        }
+        sums.sort();
+        Ok((sums, bytes))
+    }
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        drop(self.server.kill());
+        drop(self.server.wait());
+    }
+}
+
+/// Bytes that no other file has.
+pub fn contents(file: usize, len: usize) -> Vec<u8> {
+    let mut state = (file as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(len).collect()
+}

@@ -1,0 +1,32 @@
+//! What the end-to-end suite asks of a cluster: objects in, state out, by `kubectl` and `helm` as a user has them.
+//! Knows command lines and JSON. Does not know the inside of anything.
+
+pub mod bucket;
+pub mod cluster;
+pub mod pod;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Between two looks at something that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Waits until `look` finds something; `what` and the last failure are told when it doesn't in time.
+pub fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        let failure = match look() {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if begin.elapsed() > within {
+            match failure {
+                Some(error) => return Err(error.context(format!("waited {within:?} in vain for {what}"))),
+                None => bail!("waited {within:?} in vain for {what}"),
+            }
+        }
+        std::thread::park_timeout(LOOK_EVERY);
+    }
+}

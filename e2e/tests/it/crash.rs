@@ -1,0 +1,91 @@
+//! Processes die while pods read. No read may fail or see other bytes.
+
+use std::time::Duration;
+
+use forebay_e2e::bucket::Bucket;
+use forebay_e2e::cluster::{SYSTEM, kill_on, kubectl, system_pods};
+use forebay_e2e::pod::{Pod, Volume};
+use forebay_e2e::wait_for;
+
+use crate::dataset;
+
+const FILES: usize = 60;
+const AGAIN: Duration = Duration::from_secs(120);
+
+/// 5 in CI; `FOREBAY_TORTURE=1` 100.
+fn kills() -> u32 {
+    if std::env::var_os("FOREBAY_TORTURE").is_some() { 100 } else { 5 }
+}
+
+/// Waits until the container of `component` on `node` was started again and is ready.
+fn wait_restarted(component: &str, node: &str, restarts: u64) {
+    wait_for(&format!("{component} on {node} again"), AGAIN, || {
+        let pods = system_pods(component, Some(node))?;
+        let status = pods.first().map(|pod| pod["status"]["containerStatuses"][0].clone()).unwrap_or_default();
+        Ok((status["ready"] == true && status["restartCount"].as_u64() > Some(restarts)).then_some(()))
+    })
+    .unwrap();
+}
+
+fn restarts(component: &str, node: &str) -> u64 {
+    system_pods(component, Some(node)).unwrap()[0]["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap()
+}
+
+/// Kubelet waits longer with each restart; a pod that is made again has no past.
+fn forget_restarts(component: &str, node: &str) {
+    let pods = system_pods(component, Some(node)).unwrap();
+    let pod = pods[0]["metadata"]["name"].as_str().unwrap();
+    kubectl(&["-n", SYSTEM, "delete", "pod", pod, "--wait=true"]).unwrap();
+    wait_for(&format!("another {component} on {node}"), AGAIN, || {
+        let pods = system_pods(component, Some(node))?;
+        Ok(pods.first().filter(|pod| pod["status"]["containerStatuses"][0]["ready"] == true).map(drop))
+    })
+    .unwrap();
+}
+
+fn kill_under_load(namespace: &str, component: &str, program: &str) {
+    let bucket = Bucket::with_files(FILES).unwrap();
+    let namespace = dataset(namespace, &bucket, "");
+    let pod = Pod::load(&namespace.0, "load", Some("node1"), &Volume::Claim("t")).unwrap();
+    pod.wait_running().unwrap();
+    for kill in 0..kills() {
+        if kill % 3 == 2 {
+            forget_restarts(component, "node1");
+        }
+        let before = restarts(component, "node1");
+        kill_on("node1", program).unwrap();
+        wait_restarted(component, "node1", before);
+    }
+    let (rounds, longest) = pod.finish(FILES).unwrap();
+    println!("{} kills of {program}: {rounds} rounds over {FILES} files, longest read {longest:.2} s", kills());
+    // Who comes now mounts as ever.
+    let after = Pod::sums(&namespace.0, "after", Some("node1"), &Volume::Inline("t")).unwrap();
+    assert_eq!(after.read().unwrap(), bucket.sums().unwrap().0);
+}
+
+#[test]
+fn the_cache_node_dies_under_load() {
+    kill_under_load("kill-node", "node", "forebay-node");
+}
+
+#[test]
+fn the_driver_dies_under_load() {
+    kill_under_load("kill-csi", "csi", "forebay-csi");
+}
+
+#[test]
+fn the_operator_is_away_and_pods_go_on() {
+    let bucket = Bucket::with_files(FILES).unwrap();
+    let namespace = dataset("no-operator", &bucket, "");
+    let pod = Pod::load(&namespace.0, "load", Some("node1"), &Volume::Claim("t")).unwrap();
+    pod.wait_running().unwrap();
+    kubectl(&["-n", SYSTEM, "scale", "deployment/forebay-operator", "--replicas=0"]).unwrap();
+    let before = restarts("node", "node1");
+    kill_on("node1", "forebay-node").unwrap();
+    wait_restarted("node", "node1", before);
+    let second = Pod::sums(&namespace.0, "second", Some("node1"), &Volume::Claim("t")).unwrap();
+    assert_eq!(second.read().unwrap(), bucket.sums().unwrap().0);
+    pod.finish(FILES).unwrap();
+    kubectl(&["-n", SYSTEM, "scale", "deployment/forebay-operator", "--replicas=2"]).unwrap();
+    kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/forebay-operator", "--timeout=120s"]).unwrap();
+}

@@ -1,0 +1,32 @@
+//! The whole product on a real cluster. One test at a time (`--test-threads=1`): they share the installation. `make e2e` runs it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod crash;
+mod uninstall;
+mod use_it;
+mod wrong_input;
+
+use std::sync::Once;
+
+use forebay_e2e::cluster::{Namespace, apply, helm_install};
+
+/// Hosts of the tests' own servers are on the cluster's bridge; a policy has to name what isn't AWS.
+const POLICY: &str = "defaultPolicy.spec.allowedSources={s3://*,http://10.213.0.1:*}";
+
+/// Installs the chart, at the first test only.
+pub(crate) fn installed() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| helm_install(&[POLICY]).unwrap());
+}
+
+/// A namespace with credentials and a Dataset `t` over `bucket`; `rest` goes on in its spec.
+pub(crate) fn dataset(name: &str, bucket: &forebay_e2e::bucket::Bucket, rest: &str) -> Namespace {
+    installed();
+    let namespace = Namespace::with_credentials(name).unwrap();
+    apply(name, &spec("t", &bucket.source(), rest)).unwrap();
+    namespace
+}
+
+pub(crate) fn spec(name: &str, source: &str, rest: &str) -> String {
+    format!("apiVersion: forebay.dev/v1alpha1\nkind: Dataset\nmetadata: {{ name: {name} }}\nspec: {{ {source}{rest} }}\n")
+}
