@@ -66,8 +66,9 @@ pub struct CachePolicySpec {
     /// The namespaces whose Datasets may use it.
     #[serde(default)]
     pub allowed_namespaces: AllowedNamespaces,
-    /// What a Dataset may name as source or endpoint; `*` stands for any characters. Link-local and loopback addresses and the
-    /// API server are refused whatever stands here, and `file:` is allowed only by an entry that begins with it.
+    /// What a Dataset may name; `*` stands for any characters. Entries s3: and file: are compared with the source. Entries https: and
+    /// http: are compared with `s3.endpoint`; where there is none of them, every endpoint may be named. Link-local and loopback
+    /// addresses and the API server are refused whatever stands here.
     #[serde(default = "allowed_sources")]
     pub allowed_sources: Vec<String>,
     /// Whether a Dataset without credentials of its own reads with the node's cloud role.
@@ -83,7 +84,7 @@ fn allowed_sources() -> Vec<String> {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodesSpec {
-    /// As in a pod's node affinity; every node when left out.
+    /// As in a pod's node affinity; every node when left out, or when it has no terms.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::kubernetes::node_selector")]
     pub selector: Option<NodeSelector>,

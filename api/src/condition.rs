@@ -5,8 +5,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-/// Kubernetes' own limit for a condition's message.
-const MESSAGE_BYTES_MAX: usize = 1024;
+/// Enough for a sentence; seven of them leave room for the rest of a status that stays below 16 KiB.
+pub const MESSAGE_BYTES_MAX: usize = 480;
 
 /// What a condition says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -101,7 +101,7 @@ pub struct NewCondition {
     pub status: ConditionStatus,
     /// One word in CamelCase, for programs: it must not change from release to release.
     pub reason: &'static str,
-    /// One sentence for people; cut at 1024 bytes.
+    /// One sentence for people; cut at [`MESSAGE_BYTES_MAX`].
     pub message: String,
 }
 
@@ -170,7 +170,8 @@ fn seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-fn cut(text: &str, bytes_max: usize) -> String {
+/// `text`, cut at a character so that it is at most `bytes_max` bytes with the `…` that then ends it.
+pub(crate) fn cut(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text.to_owned();
     }

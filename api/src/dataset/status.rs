@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Entries of a list of samples: enough to see a pattern, few enough for a status.
 pub const SAMPLES_MAX: usize = 10;
 /// Bytes of a sampled name or reason; what is longer is cut by [`sample_text`].
-pub const SAMPLE_BYTES_MAX: usize = 256;
+pub const SAMPLE_BYTES_MAX: usize = 112;
 
 /// What is known about a Dataset. Written on a change of a condition, else at most every 30 s.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -68,6 +68,7 @@ pub struct DatasetStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolvedPolicy {
+    /// Its name.
     pub name: String,
     /// Another policy of the same name has another one.
     pub uid: String,
@@ -91,6 +92,7 @@ pub enum PreloadState {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PreloadStatus {
+    /// Where it stands.
     pub state: PreloadState,
     /// `spec.preload.revision` that it belongs to.
     #[serde(default)]
@@ -137,6 +139,7 @@ pub struct ProblemKeys {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProblemKey {
+    /// As the source has it.
     pub key: String,
     /// One sentence; absent when the node gave none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,8 +152,11 @@ pub struct ProblemKey {
 pub struct NodeCoverage {
     /// Nodes that share in it.
     pub count: i32,
+    /// Of the node that holds least.
     pub min: i32,
+    /// Of the node in the middle.
     pub median: i32,
+    /// Of the node that holds most.
     pub max: i32,
     /// The ten nodes that hold least, least first.
     #[serde(default)]
@@ -161,6 +167,7 @@ pub struct NodeCoverage {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeShare {
+    /// The node's name.
     pub name: String,
     /// Of what it should hold.
     pub percent: i32,
@@ -168,12 +175,7 @@ pub struct NodeShare {
 
 /// `text`, cut at a character so that it is at most [`SAMPLE_BYTES_MAX`] bytes with the `…` that then ends it.
 pub fn sample_text(text: &str) -> String {
-    if text.len() <= SAMPLE_BYTES_MAX {
-        return text.to_owned();
-    }
-    let mark = "…";
-    let end = (0..=SAMPLE_BYTES_MAX - mark.len()).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}{mark}", &text[..end])
+    crate::condition::cut(text, SAMPLE_BYTES_MAX)
 }
 
 impl NodeCoverage {

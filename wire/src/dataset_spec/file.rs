@@ -99,6 +99,7 @@ pub struct DatasetSpecFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NameRefFile {
+    /// The other object's name.
     pub name: String,
 }
 
@@ -106,6 +107,7 @@ pub struct NameRefFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeyRefFile {
+    /// The other object's name: a ConfigMap's, or a Secret's.
     pub name: String,
     /// `ca.crt` when left out.
     pub key: Option<String>,
@@ -209,6 +211,7 @@ pub enum SyncMode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SyncFile {
+    /// Whether the source is listed again.
     pub mode: Option<SyncMode>,
     /// At least `1s`; `10m` when left out. With mode Interval only.
     pub interval: Option<String>,
@@ -240,6 +243,7 @@ pub enum ClaimMode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VolumeFile {
+    /// Whether there is one.
     pub claim: Option<ClaimMode>,
 }
 

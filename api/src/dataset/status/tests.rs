@@ -32,7 +32,7 @@ fn the_largest_status_stays_below_16_kib() {
     let text = sample_text(&"\"".repeat(4096));
     let condition = |type_: &str| k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition {
         last_transition_time: Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
-        message: text.clone(),
+        message: "m".repeat(crate::condition::MESSAGE_BYTES_MAX),
         observed_generation: Some(i64::MAX),
         reason: "SourceNotReachable".to_owned(),
         status: "Unknown".to_owned(),
