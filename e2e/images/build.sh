@@ -8,6 +8,8 @@
 # two tags of one program make an upgrade.
 #   BASE        what the programs' images are built on: a reference or `oci-archive:FILE`; if not said, a base made here of this machine's
 #               own Debian packages, since that always has the C library that the programs were linked with and needs no registry
+#   ARCH        amd64 or arm64, this machine's if not said; the programs in $FOREBAY_RELEASE have to be of it. Nothing of a program's
+#               image is run while it is built, so any machine can build both.
 # An archive's name carries a hash of all that goes into it. It appears by rename, complete or not at all.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,6 +28,9 @@ base_packages=(libc6 libgcc-s1 ca-certificates)
 tools_packages=("${base_packages[@]}" busybox python3)
 pause_packages=(catatonit)
 
+machine=$(dpkg --print-architecture)
+arch=${ARCH:-$machine}
+
 image() { buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
 hash_of() { sha256sum | cut -c1-16; }
 sources() { find /etc/apt/sources.list /etc/apt/sources.list.d -type f \( -name '*.list' -o -name '*.sources' \) 2>/dev/null; }
@@ -35,7 +40,7 @@ build() {
     local archive=$cache/$2-$3-$1.tar name=$2 tag=$3 context=$4 file=$5
     shift 5
     if [ ! -f "$archive" ]; then
-        image bud --isolation chroot --quiet --timestamp 0 --tag "localhost/$name:$tag" --file "$file" "$@" "$context" >/dev/null
+        image bud --isolation chroot --arch "$arch" --quiet --timestamp 0 --tag "localhost/$name:$tag" --file "$file" "$@" "$context" >/dev/null
         image push --quiet "localhost/$name:$tag" "oci-archive:$work/$name.tar:localhost/$name:$tag" >&2
         mv "$work/$name.tar" "$archive"
         find "$cache" -maxdepth 1 -name "$name-$tag-*.tar" -mtime +7 -delete
@@ -49,7 +54,7 @@ unpack() {
     shift
     codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
     # shellcheck disable=SC2046
-    mmdebstrap --quiet --variant=extract --format=tar --include="$(IFS=,; echo "$*")" \
+    mmdebstrap --quiet --variant=extract --architectures="$arch" --format=tar --include="$(IFS=,; echo "$*")" \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
         "$codename" "$work/root.tar" $(sources) >&2
     mkdir -p "$folder"
@@ -69,7 +74,7 @@ furnish() {
 
 # packages_key PACKAGE... : what an image of these packages depends on: their versions, and how it is made.
 packages_key() {
-    { dpkg --print-architecture; apt-cache policy "$@" | grep -E '^[^ ]|Candidate'; declare -f build unpack furnish tools; cat "$here"/Containerfile.*; } | hash_of
+    { echo "$arch"; apt-cache policy "$@" | grep -E '^[^ ]|Candidate'; declare -f build unpack furnish tools; cat "$here"/Containerfile.*; } | hash_of
 }
 
 base() {
@@ -114,10 +119,16 @@ program() {
     local name=$1 tag=$2 room=$3 binary=${FOREBAY_RELEASE:?says where the programs are: make release}/$1 key parent=${BASE:-}
     [ -x "$binary" ] || die "$binary isn't there; make release builds it"
     [ -n "$parent" ] || parent=oci-archive:$(base)
-    key=$({ echo "$parent"; declare -f build; cat "$binary" "$top/$room/Containerfile"; } | hash_of)
+    key=$({ echo "$arch $parent"; declare -f build; cat "$binary" "$top/$room/Containerfile"; } | hash_of)
     mkdir -p "$work/$name"
     # Symbols stay, for readable backtraces; what only a debugger reads goes: it is most of the file.
-    [ -f "$cache/$name-$tag-$key.tar" ] || strip --strip-debug -o "$work/$name/$name" "$binary"
+    if [ -f "$cache/$name-$tag-$key.tar" ]; then
+        : # nothing to put into it
+    elif [ "$arch" = "$machine" ]; then
+        strip --strip-debug -o "$work/$name/$name" "$binary"
+    else
+        cp "$binary" "$work/$name/$name"
+    fi
     build "$key" "$name" "$tag" "$work/$name" "$top/$room/Containerfile" --build-arg "BASE=$parent"
 }
 
