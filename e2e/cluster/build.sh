@@ -21,15 +21,23 @@ package_of() {
     esac
 }
 
-# Kubernetes reads its own version from variables that only the linker can set. Without them a kubelet says v0.0.0 and kubeadm refuses.
+version_of() { awk -v module="$1" '$1 == module { print $2 }' go.mod; }
+
+# Kubernetes and Helm read versions from variables that only the linker can set. Without them a kubelet says v0.0.0, kubeadm refuses, and Helm
+# renders charts for Kubernetes 1.20.
 linker_flags() {
-    local version package value
-    version=$(awk '$1 == "k8s.io/kubernetes" { print $2 }' go.mod)
+    local version minor package value
+    version=$(version_of k8s.io/kubernetes)
+    minor=$(cut -d. -f2 <<<"$version")
     printf -- '-s -w'
     for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
-        for value in "gitVersion=$version" gitMajor=1 "gitMinor=$(cut -d. -f2 <<<"$version")" gitTreeState=clean gitCommit=unknown \
+        for value in "gitVersion=$version" gitMajor=1 "gitMinor=$minor" gitTreeState=clean gitCommit=unknown \
             buildDate=2026-01-01T00:00:00Z; do printf ' -X %s.%s' "$package" "$value"; done
     done
+    for package in helm.sh/helm/v3/pkg/chartutil helm.sh/helm/v3/pkg/lint/rules; do
+        printf ' -X %s.%s' "$package" k8sVersionMajor=1 "$package" "k8sVersionMinor=$minor"
+    done
+    printf ' -X helm.sh/helm/v3/internal/version.version=%s' "$(version_of helm.sh/helm/v3)"
 }
 
 flags=$(linker_flags)
