@@ -141,6 +141,14 @@ fn a_nodes_problem_is_told_and_stalls_where_a_person_must_act() {
 }
 
 #[test]
+fn a_source_that_fails_takes_no_listed_file_away() {
+    let mut listed_before = listed();
+    (listed_before.problem, listed_before.problem_kind) = ("timeout".to_owned(), Problem::Unreachable.into());
+    let expected = "Ready=True/Readable SourceReachable=False/SourceUnreachable Degraded=True/SourceUnreachable -Stalled -Reconciling";
+    check(json!({}), 1, vec![Some(listed_before)], expected);
+}
+
+#[test]
 fn warm_means_that_every_node_holds_what_is_wanted() {
     use PreloadState::{Done, Failed, Running, Waiting};
     check(json!({}), 1, vec![Some(listed())], "Warm=True/NothingWanted");
@@ -154,6 +162,7 @@ fn warm_means_that_every_node_holds_what_is_wanted() {
     failed.status.as_mut().unwrap().preload.as_mut().unwrap().files_failed = 1;
     check(preloading(), 1, vec![Some(failed)], "Warm=False/FilesFailed");
     check(json!({ "rules": [{ "path": "/", "cache": "Pin" }] }), 1, vec![Some(holding(1, 9, Waiting))], "Warm=False/Filling");
+    check(json!({ "rules": [{ "path": "/", "cache": "Pin" }] }), 1, vec![Some(listed())], "Warm=False/Filling");
 }
 
 #[test]

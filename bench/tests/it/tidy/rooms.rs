@@ -23,6 +23,22 @@ pub(super) fn names(code: &str, word: &str) -> bool {
 /// Decisions on values: clock, disk, socket and randomness come to them as arguments.
 const PURE: &[&str] = &["wire/src/block.rs", "cache-node/src/rules.rs", "cache-node/store/src/evict.rs", "cache-node/store/src/evict/"];
 
+/// The operator's decisions: which policy, which sources, which objects, which conditions.
+const OPERATOR_PURE: &[&str] = &[
+    "operator/src/selector.rs",
+    "operator/src/glob.rs",
+    "operator/src/dataset/allowed.rs",
+    "operator/src/dataset/policy.rs",
+    "operator/src/dataset/reference.rs",
+    "operator/src/dataset/users.rs",
+    "operator/src/dataset/validate.rs",
+    "operator/src/dataset/build",
+    "operator/src/dataset/status/conditions.rs",
+    "operator/src/dataset/status/summary.rs",
+    "operator/src/cache_policy/build",
+    "operator/src/nodes/generation.rs",
+];
+
 /// Everything of the node: its own crate and those of its rooms.
 const NODE: &str = "cache-node/";
 
@@ -69,6 +85,24 @@ pub(super) const RULES: &[Rule] = &[
         except: &["api/src/bin/"],
         words: &["std::fs", "std::net", "std::process", "tokio::", "env::var", "SystemTime::now", "Timestamp::now", "Instant::now"],
         instead: "`api` does no I/O and has no clock: take the value as an argument",
+    },
+    Rule {
+        rooms: OPERATOR_PURE,
+        except: &[],
+        words: &["kube::api::", "Client", "tokio::", "SystemTime::now", "Timestamp::now", "Instant::now", "std::fs"],
+        instead: "this room decides on what was observed: read in `observe`, write in `apply` or `status`, take the time as an argument",
+    },
+    Rule {
+        rooms: &["operator/src/"],
+        except: &["operator/src/cli.rs"],
+        words: &["env::var", "env::args", "std::fs"],
+        instead: "only the command line reads flags, the environment and files: take the value as an argument",
+    },
+    Rule {
+        rooms: &["operator/src/"],
+        except: &[],
+        words: &["fuser::", "forebay_source", "forebay_store", "forebay_manifest", "forebay_node::"],
+        instead: "the operator knows what is desired and observed, never how a node does it: ask through `wire`",
     },
     Rule {
         rooms: &["wire/src/", "mounter/src/", NODE],

@@ -5,7 +5,8 @@ use forebay_api::Dataset;
 use forebay_wire::control_service::{ObservedDataset, Problem};
 use forebay_wire::dataset_spec::PreloadWhen;
 use forebay_wire::dataset_spec::file::SyncMode;
-use forebay_wire::node_service::{DatasetStatus, PreloadState};
+use forebay_wire::node_service::{DatasetStatus, ListingStatus, PreloadState};
+use forebay_wire::rule::CacheMode;
 use forebay_wire::unit;
 
 use super::super::observe::Observed;
@@ -28,11 +29,10 @@ impl NodeSays {
         self.status.manifest.as_ref().map_or("", |manifest| &manifest.version)
     }
 
-    /// Folders can be listed: from the complete list, or on demand while it grows.
+    /// Folders can be listed: from the complete list, which a source that fails now doesn't take away, or on demand while it grows.
     pub fn is_readable(&self) -> bool {
-        let listing = self.status.listing.as_ref();
-        self.problem.is_empty()
-            && (!self.version().is_empty() || listing.is_some_and(|listing| listing.keys > 0 && listing.error.is_empty()))
+        let grows = |listing: &ListingStatus| listing.keys > 0 && listing.error.is_empty();
+        !self.version().is_empty() || (self.problem.is_empty() && self.status.listing.as_ref().is_some_and(grows))
     }
 
     pub fn preload(&self) -> PreloadState {
@@ -64,7 +64,7 @@ pub struct Summary {
     pub capacity_min: Option<(String, u64)>,
     /// A tier that a node uses with less than it should.
     pub tier_degraded: Option<(String, String)>,
-    /// What rules and preload ask for can't be all: nothing is.
+    /// Neither rules nor preload ask for files ahead of use.
     pub asks_for_nothing: bool,
     pub suspended: bool,
     pub frozen: bool,
@@ -101,6 +101,7 @@ impl Summary {
             capacity_min,
             tier_degraded,
             asks_for_nothing: matches!(preload.when, None | Some(PreloadWhen::Never | PreloadWhen::Manual))
+                && !spec.rules.iter().flatten().any(|rule| rule.cache == Some(CacheMode::Pin))
                 && says.iter().all(|node| node.wanted == 0),
             suspended: preload.suspend.unwrap_or(false),
             frozen: sync.mode == Some(SyncMode::Never),
