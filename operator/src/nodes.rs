@@ -26,8 +26,7 @@ pub struct DatasetKey {
     pub name: String,
 }
 
-/// Shared by the controllers and the calls. Guards one table; never held across `.await`.
-#[derive(Debug)]
+/// Shared by the controllers and the calls. Guards one table; never held across `.await`. Not `Debug`: it holds secrets.
 pub struct Hub {
     inner: Mutex<Inner>,
     /// Counts changes of what is desired.
@@ -36,7 +35,7 @@ pub struct Hub {
     wake: mpsc::UnboundedSender<DatasetKey>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inner {
     policies: BTreeMap<String, PolicyDesired>,
     /// Datasets by UID that were looked at since the start.
@@ -47,7 +46,7 @@ struct Inner {
     woken: BTreeMap<String, Woken>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct PolicyDesired {
     datasets: BTreeMap<String, (DatasetKey, DesiredDataset)>,
     generation: Option<String>,
@@ -133,6 +132,11 @@ impl Hub {
         if changed {
             self.changed.send_modify(|count| *count += 1);
         }
+    }
+
+    /// Whether nodes are told of a data set.
+    pub fn is_desired(&self, uid: &str) -> bool {
+        self.inner.lock().policies.values().any(|desired| desired.datasets.contains_key(uid))
     }
 
     /// Says that a data set was looked at, whatever came of it.

@@ -49,11 +49,17 @@ pub async fn run(client: Client, settings: Settings, metrics: Metrics, health: A
     tracing::info!(identity = settings.identity, "this replica leads");
     metrics.leading.set(1);
     let lease_uid = leading.uid();
-    tokio::select! {
-        // The Lease is given back only after everything else stopped: it is what `keep` does last.
-        stopped = leading.keep(&shutdown) => Ok(if stopped { Exit::Ok } else { Exit::Temporary }),
-        result = lead(client.clone(), settings, metrics.clone(), lease_uid, shutdown.clone()) => result.map(|()| Exit::Ok),
-    }
+    let kept = leading.keep(&shutdown);
+    let mut kept = std::pin::pin!(kept);
+    let stopped = tokio::select! {
+        stopped = &mut kept => stopped,
+        // The Lease is given back last: until then nobody else may begin.
+        result = lead(client.clone(), settings, metrics.clone(), lease_uid, shutdown.clone()) => {
+            result?;
+            kept.await
+        }
+    };
+    Ok(if stopped { Exit::Ok } else { Exit::Temporary })
 }
 
 async fn lead(client: Client, settings: Settings, metrics: Metrics, lease_uid: String, shutdown: Shutdown) -> Result<(), Error> {

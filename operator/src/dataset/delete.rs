@@ -9,6 +9,8 @@ use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 
+use super::observe::observe;
+use super::validate::validate;
 use super::{apply, is_held, status, users};
 use crate::context::Context;
 use crate::error::{During, Error};
@@ -38,7 +40,7 @@ pub async fn run(ctx: &Context, dataset: &Dataset) -> Result<Action, Error> {
     let pods = ctx.stores.pods.state();
     let users = users::of(pods.iter().map(|pod| &**pod), &namespace, &name);
     if !users.is_empty() {
-        ctx.hub.mark_seen(&uid);
+        keep_served(ctx, dataset, &uid).await?;
         status::write_ending(ctx, dataset, &Outcome::InUse(users)).await?;
         return Ok(Action::requeue(LOOK_AGAIN));
     }
@@ -62,4 +64,17 @@ pub async fn run(ctx: &Context, dataset: &Dataset) -> Result<Action, Error> {
     ctx.memory.forget(&uid);
     tracing::info!(dataset = %format_args!("{namespace}/{name}"), "a Dataset is gone");
     Ok(Action::await_change())
+}
+
+/// A new leader knows nothing of it yet: its nodes go on serving it while pods use it.
+async fn keep_served(ctx: &Context, dataset: &Dataset, uid: &str) -> Result<(), Error> {
+    if ctx.hub.is_desired(uid) {
+        return Ok(());
+    }
+    let observed = observe(ctx, dataset).await?;
+    match validate(dataset, &observed, &ctx.settings.api_server) {
+        Ok(valid) => ctx.hub.set(&valid.policy_uid, super::key(dataset), super::desired(uid, &valid, &observed)),
+        Err(_) => ctx.hub.mark_seen(uid),
+    }
+    Ok(())
 }

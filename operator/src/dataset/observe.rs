@@ -18,8 +18,7 @@ use crate::nodes::NodeView;
 use crate::selector;
 use forebay_api::cache_policy::NamespacesFrom;
 
-/// What there is, at one moment.
-#[derive(Debug)]
+/// What there is, at one moment. Not `Debug`: it holds secrets.
 pub struct Observed {
     pub policy: Result<CachePolicy, PolicyProblem>,
     /// Only where the policy asks for them.

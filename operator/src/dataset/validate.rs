@@ -45,7 +45,7 @@ pub fn validate<'a>(dataset: &Dataset, observed: &'a Observed, api_server: &[Str
     Ok(Valid { policy, policy_uid: policy.uid().unwrap_or_default(), object, with_claim: claim == ClaimMode::Create })
 }
 
-/// What a node is told of the object: the same as a Dataset file on a laptop. The policy decides on the node's side, so its name stays here.
+/// What a node is told of the object: the same as a Dataset file on a laptop.
 pub fn object(dataset: &Dataset) -> String {
     json!({
         "apiVersion": "forebay.dev/v1alpha1",
