@@ -46,6 +46,10 @@ test-crds: ## the kinds on a real API server: what it takes, what it refuses and
 lint: fmt-check deny ## formatter, clippy, dependency rules
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
+.PHONY: chart
+chart: ## the chart: its definitions are those of crds/, it lints, and renders what charts/golden has
+	charts/check.sh
+
 .PHONY: fmt
 fmt: ## format the sources
 	$(CARGO) fmt --all
