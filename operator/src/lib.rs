@@ -21,3 +21,4 @@ pub mod nodes;
 pub mod roll;
 pub mod run;
 pub mod selector;
+pub mod taint;

@@ -35,6 +35,9 @@ pub const WARM_GATE: &str = "forebay.dev/warm";
 /// How long it waits at most, such as `45m`.
 pub const WARM_TIMEOUT_ANNOTATION: &str = "forebay.dev/warm-timeout";
 
+/// The taint that keeps pods from a new node until it can mount: whoever makes nodes puts it on, the operator takes it off.
+pub const STARTUP_TAINT: &str = "forebay.dev/not-ready";
+
 /// The leader's Lease.
 pub const LEASE: &str = "forebay-operator";
 /// The Secret that holds the operator's certificate authorities.

@@ -221,6 +221,11 @@ impl Hub {
             .collect()
     }
 
+    /// Whether the cache node of `policy` on `node` answers.
+    pub fn answers(&self, policy: &str, node: &str) -> bool {
+        self.inner.lock().nodes.contains_key(&(policy.to_owned(), node.to_owned()))
+    }
+
     /// Nodes that answer and may still hold something of the data set `uid`.
     pub fn holders(&self, uid: &str) -> Vec<String> {
         let inner = self.inner.lock();

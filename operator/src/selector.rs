@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use crate::names;
+
 type Labels = BTreeMap<String, String>;
 
 /// Whether a DaemonSet's pod with this selector and these tolerations would be put on `node`.
@@ -56,11 +58,13 @@ fn operator(operator: &str, values: &[String], value: Option<&str>) -> Option<bo
     }
 }
 
-/// DaemonSets tolerate by themselves what Kubernetes puts on nodes in trouble, and cordoned ones.
+/// DaemonSets tolerate by themselves what Kubernetes puts on nodes in trouble, and cordoned ones; ours tolerate the startup taint, too.
 fn is_tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
     const OWN: [&str; 6] = ["not-ready", "unreachable", "disk-pressure", "memory-pressure", "pid-pressure", "unschedulable"];
     let own = taint.key.strip_prefix("node.kubernetes.io/").is_some_and(|rest| OWN.contains(&rest));
-    own || taint.effect == "PreferNoSchedule" || tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    own || taint.key == names::STARTUP_TAINT
+        || taint.effect == "PreferNoSchedule"
+        || tolerations.iter().any(|toleration| tolerates(toleration, taint))
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {

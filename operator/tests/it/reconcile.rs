@@ -10,7 +10,7 @@ use forebay_operator::{gate, lease, names};
 use forebay_wire::node_service::PreloadState;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -218,6 +218,29 @@ async fn a_gated_pod_is_let_go_when_its_dataset_is_warm() {
     node.says(holding(10, 10, PreloadState::Done));
     until("the pod that waits", || async { only_other(&pods.get("waits").await.unwrap()) }).await;
     assert_eq!(gate::judge(&pods.get("waits").await.unwrap(), &[], k8s_openapi::jiff::Timestamp::now()), gate::Verdict::NotGated);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_startup_taint_goes_when_the_driver_is_ready_and_the_cache_node_answers() {
+    let Some(world) = World::new("taint").await else { return };
+    let nodes: Api<Node> = Api::all(world.client.clone());
+    let taints = json!([{ "key": names::STARTUP_TAINT, "effect": "NoSchedule" }, { "key": "example.com/other", "effect": "NoSchedule" }]);
+    nodes.patch(&world.node, &PatchParams::default(), &Patch::Merge(json!({ "spec": { "taints": taints } }))).await.unwrap();
+    let keys = |node: Node| node.spec.unwrap().taints.unwrap_or_default().into_iter().map(|taint| taint.key).collect::<Vec<_>>();
+    let node = FakeNode::start(&world).await;
+    node.told("its policy", |_| true).await;
+    assert_eq!(keys(nodes.get(&world.node).await.unwrap()).len(), 2, "there is no driver yet");
+    let pods: Api<Pod> = world.own();
+    let driver = json!({
+        "metadata": { "name": "driver", "labels": { names::COMPONENT_LABEL: names::CSI_COMPONENT } },
+        "spec": { "nodeName": world.node, "containers": [{ "name": "csi", "image": "fake" }] }
+    });
+    pods.create(&PostParams::default(), &serde_json::from_value(driver).unwrap()).await.unwrap();
+    let status = json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
+    pods.patch_status("driver", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+    until("the taint to go", || async { (keys(nodes.get(&world.node).await.unwrap()) == ["example.com/other"]).then_some(()) }).await;
+    pods.delete("driver", &DeleteParams::default().grace_period(0)).await.unwrap();
     node.stop().await;
 }
 

@@ -88,13 +88,16 @@ fn pod(policy: &CachePolicy, settings: &Settings, tiers: &[Tier]) -> Value {
         json!({ "name": "tls", "secret": { "secretName": object, "defaultMode": 0o440 } }),
     ];
     volumes.extend(folders.volumes.iter().cloned());
+    let startup = json!({ "key": names::STARTUP_TAINT, "operator": "Exists" });
+    let given = policy.spec.nodes.tolerations.iter().filter_map(|toleration| serde_json::to_value(toleration).ok());
+    let tolerations: Vec<Value> = given.chain([startup]).collect();
     let mut pod = json!({
         "serviceAccountName": settings.node_service_account,
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": 30,
         "securityContext": { "fsGroup": names::NODE_USER, "seccompProfile": { "type": "RuntimeDefault" } },
-        "tolerations": policy.spec.nodes.tolerations,
+        "tolerations": tolerations,
         "initContainers": [prepare(settings, &folders)],
         "containers": [node(settings, &folders, &run)],
         "volumes": volumes,

@@ -1,0 +1,69 @@
+//! The startup taint: taken off a new node when its driver is ready and, where a policy selects it, its cache node answers.
+//! Knows nodes and pods. Does not know who puts the taint on.
+//! Invariant: only this taint is removed, and it is never put on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_api::CachePolicy;
+use forebay_daemon::logging::chain;
+use forebay_daemon::shutdown::Shutdown;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+
+use crate::context::Context;
+use crate::dataset::policy::age;
+use crate::roll::is_ready;
+use crate::{names, selector};
+
+/// In memory only, unless a node is tainted.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+pub fn is_tainted(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    taints.iter().any(|taint| taint.key == names::STARTUP_TAINT)
+}
+
+/// Whether a ready pod of the driver is on `node`. `pods` are those of the operator's namespace, at least.
+pub fn has_driver(node: &str, pods: &[Arc<Pod>]) -> bool {
+    pods.iter().any(|pod| {
+        pod.labels().get(names::COMPONENT_LABEL).is_some_and(|component| component == names::CSI_COMPONENT)
+            && pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref() == Some(node))
+            && is_ready(pod)
+    })
+}
+
+/// Runs until `shutdown`.
+pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => return,
+            _ = tick.tick() => {}
+        }
+        let nodes = ctx.stores.nodes.state();
+        let tainted: Vec<&Arc<Node>> = nodes.iter().filter(|node| is_tainted(node)).collect();
+        if tainted.is_empty() {
+            continue;
+        }
+        let (pods, policies) = (ctx.stores.pods.state(), ctx.stores.policies());
+        for node in tainted {
+            let name = node.name_any();
+            // Of several that select it the oldest has it.
+            let selects = |policy: &&CachePolicy| selector::fits(node, policy.spec.nodes.selector.as_ref(), &policy.spec.nodes.tolerations);
+            let policy = policies.iter().filter(selects).min_by_key(|policy| age(policy));
+            let served = policy.is_none_or(|policy| ctx.hub.answers(&policy.uid().unwrap_or_default(), &name));
+            if !served || !has_driver(&name, &pods) {
+                continue;
+            }
+            let api: Api<Node> = Api::all(ctx.client.clone());
+            let patch = json!({ "spec": { "taints": [{ "$patch": "delete", "key": names::STARTUP_TAINT }] } });
+            match api.patch_metadata(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
+                Ok(_) => tracing::info!(node = name, "a new node can mount: its startup taint is gone"),
+                Err(error) => tracing::warn!(node = name, error = %chain(&error), "a startup taint can't be removed"),
+            }
+        }
+    }
+}
