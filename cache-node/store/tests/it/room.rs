@@ -182,8 +182,8 @@ fn what_a_failed_write_leaves_on_the_disk_is_counted() {
         (0..100).for_each(|n| store.free(&object(n, 20_000)));
         store.free(&large);
         assert_eq!(allocated_below(&folder.path().join("files")), 0);
-        // Only the segment that is still open may keep something.
-        let rest = store.usage().tiers[0].used_bytes;
-        assert!(allocated_below(&folder.path().join("segments")) <= rest, "{rest} bytes are counted");
+        // What the filesystem needs to map the holes of three segments isn't ours.
+        let (rest, on_disk) = (store.usage().tiers[0].used_bytes, allocated_below(&folder.path().join("segments")));
+        assert!(on_disk <= rest + 3 * 8192, "punches fail: {punches_fail}; {on_disk} bytes on the disk, {rest} counted");
     }
 }
