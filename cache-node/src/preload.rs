@@ -1,6 +1,9 @@
 //! Loads files before anybody asks for them: a whole data set, some paths, what a rule pins.
 //! Knows paths, progress, failures. Does not know FUSE; how a block comes is `fill`'s.
-//! Invariant: what is here already is not asked for again, so a preload that is repeated or resumed costs only what is missing.
+//! Invariant: what is here already is not asked for again, so a preload that is repeated or resumed costs only what is missing; and what the
+//! store would not keep is not asked for at all: it is read through, and doesn't count among what is to be loaded.
+
+mod list;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,9 +18,10 @@ use tracing::{info, warn};
 
 use crate::control::{FailedFile, PreloadProgress, PreloadState};
 use crate::fill::{FileObject, FillError, chain};
-use crate::fs::{Filesystem, for_each_below};
+use crate::fs::Filesystem;
 use crate::rules::Placement;
 use forebay_manifest::{EntryIndex, Manifest, ManifestError};
+use forebay_store::Plan;
 use forebay_wire::block::BlockIndex;
 
 /// Files at once. Fills have their own limits; this only has to keep them busy.
@@ -48,17 +52,38 @@ struct Counters {
     files_done: AtomicU64,
     bytes_done: AtomicU64,
     files_failed: AtomicU64,
+    /// What was to be loaded and turned out not to be kept.
+    files_passed: AtomicU64,
+    bytes_passed: AtomicU64,
     /// The first `FAILED_MAX` that failed, to be tried once more.
-    to_retry: Mutex<Vec<EntryIndex>>,
+    to_retry: Mutex<Vec<Wanted>>,
 }
 
 impl Counters {
-    fn note_retry(&self, entry: EntryIndex) {
+    fn note_retry(&self, wanted: Wanted) {
         let mut to_retry = self.to_retry.lock();
         if to_retry.len() < FAILED_MAX {
-            to_retry.push(entry);
+            to_retry.push(wanted);
         }
     }
+    fn note_passed(&self, files: u64, bytes: u64) {
+        self.files_passed.fetch_add(files, Relaxed);
+        self.bytes_passed.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// A file to be loaded, or its first blocks.
+#[derive(Clone, Copy)]
+struct Wanted {
+    entry: EntryIndex,
+    blocks_max: u32,
+}
+
+/// Files and bytes that are read through instead of being loaded: they were asked for and would not be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadThrough {
+    pub files: u64,
+    pub bytes: u64,
 }
 
 /// Preloads of one data set. One runs at a time; another waits for it.
@@ -69,6 +94,7 @@ pub struct Preload {
     progress: watch::Sender<Option<PreloadProgress>>,
     /// The first `FAILED_MAX` files of the last run that couldn't be loaded.
     failed: Mutex<Vec<FailedFile>>,
+    read_through: Mutex<ReadThrough>,
     /// Told that whoever loads, or waits for its turn, is to pause.
     pause: watch::Sender<bool>,
 }
@@ -81,6 +107,7 @@ impl Preload {
             turn: tokio::sync::Mutex::default(),
             progress: watch::Sender::new(None),
             failed: Mutex::default(),
+            read_through: Mutex::default(),
             pause: watch::Sender::new(false),
         })
     }
@@ -91,6 +118,10 @@ impl Preload {
     }
     pub fn failed(&self) -> Vec<FailedFile> {
         self.failed.lock().clone()
+    }
+    /// Of the last run: what it left to the source, because the cache would not have kept it.
+    pub fn read_through(&self) -> ReadThrough {
+        *self.read_through.lock()
     }
     /// Shows a run that hasn't begun.
     pub fn announce(&self, state: PreloadState) {
@@ -127,26 +158,43 @@ impl Preload {
         Ok(())
     }
 
-    /// Loads everything at or below `paths` (`/` for all) that rules don't keep out of the cache, in the background's priority. Returns how it
-    /// ended: `Done`, `Paused`, or `Failed` (some files are not here, also after a second attempt; `failed` names them). Cancel by `stop`: what is
-    /// loaded stays.
+    /// Loads everything at or below `paths` (`/` for all) that rules don't keep out of the cache and the store would keep, in the background's
+    /// priority. Returns how it ended: `Done`, `Paused`, or `Failed` (some files are not here, also after a second attempt; `failed` names them).
+    /// Cancel by `stop`: what is loaded stays.
     pub async fn run(self: &Arc<Self>, paths: Vec<String>, stop: CancellationToken) -> Result<PreloadProgress, PreloadError> {
         let _turn = self.turn.lock().await;
         let manifest = self.fs.manifest().ok_or(PreloadError::NoManifest)?;
-        let (files_total, bytes_total) = self.count(manifest.clone(), paths.clone()).await?;
+        let paths = list::without_paths_below_others(paths);
+        let (rules, store) = (self.fs.rules(), self.fs.reader().store().clone());
+        let (listed, below) = (manifest.clone(), paths.clone());
+        let count = tokio::task::spawn_blocking(move || list::count(&listed, &rules, &store, &below));
+        let (totals, plan) = count.await.map_err(|_| PreloadError::Aborted)??;
         self.failed.lock().clear();
         let counters = Arc::new(Counters::default());
+        counters.note_passed(totals.files_passed, totals.bytes_passed);
+        *self.read_through.lock() = ReadThrough { files: totals.files_passed, bytes: totals.bytes_passed };
+        // Of all that was asked for: what is read through is taken off in `snapshot`.
+        let (files_total, bytes_total) = (totals.files + totals.files_passed, totals.bytes + totals.bytes_passed);
         let began = PreloadProgress { state: PreloadState::Running, files_total, bytes_total, ..PreloadProgress::default() };
-        self.progress.send_replace(Some(began.clone()));
-        info!(dataset = self.fs.name(), files = files_total, bytes = bytes_total, "preload begins");
+        self.progress.send_replace(Some(snapshot(&began, &counters, 0)));
+        info!(
+            dataset = self.fs.name(),
+            files = totals.files,
+            bytes = totals.bytes,
+            files_read_through = totals.files_passed,
+            bytes_read_through = totals.bytes_passed,
+            "preload begins"
+        );
         let ticker = tokio::spawn(tick(self.clone(), counters.clone(), began.clone()));
         let mut pause = self.pause.subscribe();
         let ended = tokio::select! {
             // An error says that nobody can pause any more.
             Ok(_) = pause.wait_for(|pause| *pause) => Ok(()),
-            ended = self.load_all(manifest, paths, &counters, &stop) => ended,
+            ended = self.load_all(manifest, paths, plan, &counters, &stop) => ended,
         };
         ticker.abort();
+        let passed = ReadThrough { files: counters.files_passed.load(Relaxed), bytes: counters.bytes_passed.load(Relaxed) };
+        *self.read_through.lock() = passed;
         let mut progress = snapshot(&began, &counters, self.progress.borrow().as_ref().map_or(0, |last| last.bytes_per_second));
         progress.state = match &ended {
             Ok(()) if stop.is_cancelled() || self.is_paused() => PreloadState::Paused,
@@ -159,62 +207,44 @@ impl Preload {
             files = progress.files_done,
             bytes = progress.bytes_done,
             failed = progress.files_failed,
+            files_read_through = passed.files,
+            bytes_read_through = passed.bytes,
             "preload ended"
         );
         ended.map(|()| progress)
-    }
-
-    async fn count(&self, manifest: Arc<Manifest>, paths: Vec<String>) -> Result<(u64, u64), PreloadError> {
-        let rules = self.fs.rules();
-        let count = move || {
-            let (mut files, mut bytes) = (0, 0);
-            for path in &paths {
-                // Rules below the path are asked file by file only when there are any.
-                let mut failed = None;
-                let found = for_each_below(&manifest, path.as_bytes(), &mut |entry, size| match is_wanted(&rules, &manifest, entry) {
-                    Ok(true) => {
-                        files += 1;
-                        bytes += size;
-                    }
-                    Ok(false) => {}
-                    Err(error) => failed = Some(error),
-                })?;
-                if let Some(error) = failed {
-                    return Err(error.into());
-                }
-                if !found {
-                    return Err(PreloadError::NotFound { path: path.clone() });
-                }
-            }
-            Ok((files, bytes))
-        };
-        tokio::task::spawn_blocking(count).await.map_err(|_| PreloadError::Aborted)?
     }
 
     async fn load_all(
         self: &Arc<Self>,
         manifest: Arc<Manifest>,
         paths: Vec<String>,
+        mut plan: Option<Plan>,
         counters: &Counters,
         stop: &CancellationToken,
     ) -> Result<(), PreloadError> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let (walked, rules) = (manifest.clone(), self.fs.rules());
         let walk = tokio::task::spawn_blocking(move || {
-            for path in &paths {
-                for_each_below(&walked, path.as_bytes(), &mut |entry, _| {
-                    if is_wanted(&rules, &walked, entry).unwrap_or(true) {
-                        // Closed when the run was stopped: then nobody wants the rest.
-                        let _ = sender.blocking_send(entry);
+            list::each_wanted(&walked, &rules, &paths, &mut |entry, _| {
+                let blocks_max = match &mut plan {
+                    None => Some(u32::MAX),
+                    Some(plan) => {
+                        let (object, class) = list::object_of(&rules, &walked, entry)?;
+                        plan.take(&object, class)
                     }
-                })?;
-            }
-            Ok::<(), ManifestError>(())
+                };
+                if let Some(blocks_max) = blocks_max {
+                    // Closed when the run was stopped: then nobody wants the rest.
+                    let _ = sender.blocking_send(Wanted { entry, blocks_max });
+                }
+                Ok(())
+            })
         });
         let bucket = Bucket::new(*self.bytes_per_second_max.lock());
-        let entries = futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|entry| (entry, receiver)) });
+        let wanted =
+            futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|wanted| (wanted, receiver)) });
         let load = async {
-            entries.for_each_concurrent(FILES_MAX, |entry| self.load_one(&manifest, entry, counters, &bucket)).await;
+            wanted.for_each_concurrent(FILES_MAX, |wanted| self.load_one(&manifest, wanted, counters, &bucket)).await;
             // Once more what failed: by the end of the run the reason may have passed.
             let again = std::mem::take(&mut *counters.to_retry.lock());
             if !again.is_empty() {
@@ -222,55 +252,80 @@ impl Preload {
                 self.failed.lock().clear();
                 counters.files_failed.fetch_sub(again.len() as u64, Relaxed);
                 let again = futures::stream::iter(again);
-                again.for_each_concurrent(FILES_MAX, |entry| self.load_one(&manifest, entry, counters, &bucket)).await;
+                again.for_each_concurrent(FILES_MAX, |wanted| self.load_one(&manifest, wanted, counters, &bucket)).await;
             }
         };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = load => {}
         }
-        walk.await.map_err(|_| PreloadError::Aborted)?.map_err(PreloadError::from)
+        walk.await.map_err(|_| PreloadError::Aborted)?
     }
 
-    async fn load_one(&self, manifest: &Manifest, entry: EntryIndex, counters: &Counters, bucket: &Bucket) {
-        let (file, path) = match self.fs.file_of_entry(manifest, entry) {
+    async fn load_one(&self, manifest: &Manifest, wanted: Wanted, counters: &Counters, bucket: &Bucket) {
+        let (file, path) = match self.fs.file_of_entry(manifest, wanted.entry) {
             Ok(found) => found,
             Err(error) => {
-                return self.note_failed(counters, format!("entry {}", entry.0), error.to_string());
+                return self.note_failed(counters, format!("entry {}", wanted.entry.0), error.to_string());
             }
         };
-        match self.load_file(&file, counters, bucket).await {
-            Ok(()) => {
+        match self.load_file(&file, wanted.blocks_max, counters, bucket).await {
+            Ok(Loaded::Wanted) => {
                 counters.files_done.fetch_add(1, Relaxed);
             }
+            Ok(Loaded::Partly { bytes_passed }) => {
+                counters.files_done.fetch_add(1, Relaxed);
+                counters.note_passed(0, bytes_passed);
+            }
+            Ok(Loaded::Nothing { bytes_passed }) => counters.note_passed(1, bytes_passed),
             Err(error) => {
                 if matches!(error, FillError::Replaced { .. } | FillError::Gone { .. }) {
                     self.fs.repair_entry(&path, &file).await;
                 }
-                counters.note_retry(entry);
+                counters.note_retry(wanted);
                 self.note_failed(counters, path.escape_ascii().to_string(), chain(&error));
             }
         }
     }
 
-    async fn load_file(&self, file: &Arc<FileObject>, counters: &Counters, bucket: &Bucket) -> Result<(), FillError> {
+    async fn load_file(&self, file: &Arc<FileObject>, blocks_max: u32, counters: &Counters, bucket: &Bucket) -> Result<Loaded, FillError> {
         let mut loaded = 0;
-        let outcome = self.load_blocks(file, counters, bucket, &mut loaded).await;
+        let outcome = self.load_blocks(file, blocks_max, counters, bucket, &mut loaded).await;
         if outcome.is_err() {
             // The file isn't here: none of it counts, and a second attempt counts all of it.
             counters.bytes_done.fetch_sub(loaded, Relaxed);
         }
-        outcome
+        let wanted = self.fs.reader().store().bytes_of(&file.object, blocks_max);
+        outcome.map(|()| match wanted - loaded {
+            0 => Loaded::Wanted,
+            bytes_passed if loaded > 0 => Loaded::Partly { bytes_passed },
+            bytes_passed => Loaded::Nothing { bytes_passed },
+        })
     }
 
-    async fn load_blocks(&self, file: &Arc<FileObject>, counters: &Counters, bucket: &Bucket, loaded: &mut u64) -> Result<(), FillError> {
+    /// Ends without an error at the first block that isn't kept: the rest wouldn't be, either.
+    async fn load_blocks(
+        &self,
+        file: &Arc<FileObject>,
+        blocks_max: u32,
+        counters: &Counters,
+        bucket: &Bucket,
+        loaded: &mut u64,
+    ) -> Result<(), FillError> {
         let reader = self.fs.reader();
-        for index in 0..reader.block_size().count(file.object.size) {
+        let class = match file.placement {
+            Placement::Keep(admission) => admission.class,
+            Placement::Pass => return Ok(()),
+        };
+        for index in 0..reader.block_size().count(file.object.size).min(blocks_max) {
             let index = BlockIndex(index);
             let len = reader.block_size().extent(index, file.object.size).map_or(0, |extent| extent.len());
             if !reader.store().contains(&file.object, index) {
                 bucket.take(len).await;
-                reader.fill().load(file, index).await?;
+                // Asked after the wait: others may have filled the cache meanwhile.
+                if !reader.store().would_hold(&file.object, len, class) || !reader.fill().load(file, index).await? {
+                    return Ok(());
+                }
             }
             *loaded += len;
             counters.bytes_done.fetch_add(len, Relaxed);
@@ -288,14 +343,16 @@ impl Preload {
     }
 }
 
-/// Whether rules let the file into the cache. Cheap where one rule holds for all.
-fn is_wanted(rules: &crate::rules::RuleTable, manifest: &Manifest, entry: EntryIndex) -> Result<bool, ManifestError> {
-    if !rules.forbids() {
-        return Ok(true);
-    }
-    let path = manifest.path(entry)?;
-    let object = manifest.object(entry)?;
-    Ok(rules.resolve(&path).placement(object.object.id, 0) != Placement::Pass)
+/// What became of a file that was to be loaded.
+enum Loaded {
+    Wanted,
+    /// The store kept the beginning.
+    Partly {
+        bytes_passed: u64,
+    },
+    Nothing {
+        bytes_passed: u64,
+    },
 }
 
 fn snapshot(began: &PreloadProgress, counters: &Counters, bytes_per_second: u64) -> PreloadProgress {
@@ -303,6 +360,8 @@ fn snapshot(began: &PreloadProgress, counters: &Counters, bytes_per_second: u64)
         files_done: counters.files_done.load(Relaxed),
         bytes_done: counters.bytes_done.load(Relaxed),
         files_failed: counters.files_failed.load(Relaxed),
+        files_total: began.files_total.saturating_sub(counters.files_passed.load(Relaxed)),
+        bytes_total: began.bytes_total.saturating_sub(counters.bytes_passed.load(Relaxed)),
         bytes_per_second,
         ..began.clone()
     }

@@ -1,0 +1,92 @@
+//! Preloads of more than the cache keeps: nothing is fetched only to be refused, and what was fetched is not fetched again.
+
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+use forebay_node::control::{PreloadProgress, PreloadState};
+use forebay_node::preload::ReadThrough;
+use tokio_util::sync::CancellationToken;
+
+use crate::memory_source::{MemorySource, pattern};
+use crate::semantics::{Rig, config, serve_with, settle};
+
+/// Puts files of these sizes and gives the bytes of all.
+fn fill(source: &MemorySource, sizes: impl Iterator<Item = usize>) -> u64 {
+    let mut bytes = 0;
+    for (n, size) in sizes.enumerate() {
+        source.put(format!("d{}/f{n}", n % 7).as_bytes(), pattern(n as u64, size));
+        bytes += size as u64;
+    }
+    bytes
+}
+
+/// Preloads everything; how it ended, what it left to the source, and the bytes that were asked of the source.
+async fn preload(rig: &Rig, source: &MemorySource) -> (PreloadProgress, ReadThrough, u64) {
+    let before = source.bytes.load(Relaxed);
+    let progress = rig.dataset.preload.run(vec!["/".to_owned()], CancellationToken::new()).await.unwrap();
+    settle(rig).await;
+    assert_eq!(progress.state, PreloadState::Done, "{progress:?}");
+    assert_eq!((progress.files_done, progress.bytes_done), (progress.files_total, progress.bytes_total), "totals are of what is wanted");
+    (progress, rig.dataset.preload.read_through(), source.bytes.load(Relaxed) - before)
+}
+
+/// A cache of a quarter of the data, preloaded twice, also by another process.
+async fn a_quarter_is_loaded_once(source: &std::sync::Arc<MemorySource>, folder: &Path, all_bytes: u64, rules: &str) {
+    let capacity = all_bytes / 4;
+    let mut first = 0;
+    for process in 0..2 {
+        let rig = serve_with(source, config(folder, capacity), rules).await;
+        rig.listed().await;
+        for _ in 0..2 {
+            let (progress, read_through, fetched) = preload(&rig, source).await;
+            first += fetched;
+            assert_eq!(progress.bytes_total + read_through.bytes, all_bytes);
+            assert!(progress.bytes_total <= capacity && progress.bytes_total >= capacity / 10 * 9, "{progress:?} of {capacity}");
+            assert!(first <= capacity / 10 * 11, "process {process}: {first} bytes fetched for a cache of {capacity}");
+        }
+        assert!(first >= capacity / 10 * 9, "{first} of {capacity}");
+        let usage = rig.node.store().usage();
+        assert!(usage.tiers[0].used_bytes >= capacity / 100 * 95, "{usage:?}");
+        rig.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_the_cache_is_loaded_as_far_as_it_is_kept_and_only_once() {
+    let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
+    let all_bytes = fill(&source, (0..700).map(|n| [9_000, 40_000, 65_536, 90_000][n % 4] + n));
+    a_quarter_is_loaded_once(&source, folder.path(), all_bytes, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_of_more_than_the_cache_are_loaded_as_far_as_they_are_kept() {
+    let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
+    let all_bytes = fill(&source, (0..700).map(|n| [9_000, 40_000, 65_536, 90_000][n % 4] + n));
+    a_quarter_is_loaded_once(&source, folder.path(), all_bytes, "  rules: [{ path: /, cache: Pin }]\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_with_a_limit_come_first_and_the_rest_as_far_as_it_is_kept() {
+    let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
+    let all_bytes = fill(&source, (0..700).map(|n| [9_000, 40_000, 65_536, 90_000][n % 4] + n));
+    a_quarter_is_loaded_once(&source, folder.path(), all_bytes, "  rules: [{ path: /, cache: Pin, maxBytes: 4Mi }]\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_large_files_are_loaded_in_part() {
+    let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
+    let all_bytes = fill(&source, (0..4).map(|n| (8 << 20) + n));
+    a_quarter_is_loaded_once(&source, folder.path(), all_bytes, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fits_is_loaded_whole() {
+    let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
+    let all_bytes = fill(&source, (0..100).map(|n| 10_000 + n));
+    let rig = serve_with(&source, config(folder.path(), 8 << 20), "").await;
+    rig.listed().await;
+    let (progress, read_through, fetched) = preload(&rig, &source).await;
+    assert_eq!((progress.files_total, read_through, fetched), (100, ReadThrough::default(), all_bytes));
+    assert_eq!(preload(&rig, &source).await.2, 0);
+    rig.stop().await;
+}
