@@ -182,9 +182,8 @@ fn tidy_metrics_are_documented() {
         emitted.extend(named(&file.text, "\""));
     }
     complaints.extend(emitted.difference(&documented).map(|name| format!("docs/metrics.md: add a row for `{name}`")));
-    complaints.extend(
-        documented.difference(&emitted).map(|name| format!("docs/metrics.md: `{name}` is in no table of metrics: drop the row")),
-    );
+    complaints
+        .extend(documented.difference(&emitted).map(|name| format!("docs/metrics.md: `{name}` is in no table of metrics: drop the row")));
     fail_with(&complaints);
 }
 

@@ -68,7 +68,10 @@ impl Node {
             fs::write(folder.path().join("bucket").join(format!("f{file}")), vec![file; BYTES]).unwrap();
         }
         let cache = folder.path().join("cache");
-        let config = format!("apiVersion: forebay.dev/v1alpha1\nkind: NodeConfig\ntiers: [{{ path: \"{}\" }}]\n", cache.display());
+        let config = format!(
+            "apiVersion: forebay.dev/v1alpha1\nkind: NodeConfig\ntiers: [{{ path: \"{}\", keepFreePercent: 0 }}]\n",
+            cache.display()
+        );
         fs::write(folder.path().join("node.yaml"), config).unwrap();
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let runtime = Runtime::new().unwrap();
@@ -219,10 +222,7 @@ fn rules_and_preload_take_effect_at_once_and_other_fields_without_a_failed_read(
     });
     let mount = node.mount();
     let cached = || node.observed().status.unwrap().cached_bytes;
-    wait_until("what is held", || {
-        eprintln!("cached {} {:?}", cached(), node.observed());
-        cached() == 4 * BYTES as u64
-    });
+    wait_until("what is held", || cached() == 4 * BYTES as u64);
     node.sync("2", Some(vec![node.dataset(UID, r#","rules":[{"path":"/","cache":"Never"}]"#)]));
     wait_until("nothing held", || cached() == 0);
     node.check();

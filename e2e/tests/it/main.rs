@@ -13,10 +13,22 @@ use forebay_e2e::cluster::{Namespace, apply, helm_install};
 /// Hosts of the tests' own servers are on the cluster's bridge; a policy has to name what isn't AWS.
 const POLICY: &str = "defaultPolicy.spec.allowedSources={s3://*,http://10.213.0.1:*}";
 
+/// The test machine's disk is nearly full at times, and its nodes share it.
+const TIER: &str = "defaultPolicy.spec.tiers[0].keepFreePercent=0";
+
 /// Installs the chart, at the first test only.
 pub(crate) fn installed() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| helm_install(&[POLICY]).unwrap());
+    ONCE.call_once(|| {
+        helm_install(&[
+            POLICY,
+            TIER,
+            "defaultPolicy.spec.tiers[0].type=Disk",
+            "defaultPolicy.spec.tiers[0].paths={/var/lib/forebay}",
+            "defaultPolicy.spec.tiers[0].capacity=1Gi",
+        ])
+        .unwrap()
+    });
 }
 
 /// A namespace with credentials and a Dataset `t` over `bucket`; `rest` goes on in its spec.
