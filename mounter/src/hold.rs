@@ -2,6 +2,7 @@
 //! Knows one mount. Does not know how daemons are started: what they ask beyond the record is handed on as an `Event`.
 //! Invariant: an entry leaves the record before its backing id is closed, so a successor never uses a number that the kernel gave to another file.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -50,6 +51,10 @@ pub enum Event {
     Alive {
         pid: u32,
     },
+    /// The adopter has no connection any more: it is dead, became another program (exec keeps its pid), or serves no longer.
+    Gone {
+        pid: u32,
+    },
     Unmount {
         answer: Answer,
     },
@@ -86,6 +91,14 @@ struct State {
     record: Record,
     adopter: Option<Adopter>,
     aborted: Option<String>,
+    /// Connections by the pid at their other end.
+    peers: HashMap<u32, usize>,
+}
+
+impl State {
+    fn new(record: Record, adopter: Option<Adopter>) -> Self {
+        Self { record, adopter, aborted: None, peers: HashMap::new() }
+    }
 }
 
 #[derive(Debug)]
@@ -135,7 +148,7 @@ impl Hold {
         }
         let features = handshake.features;
         let record = Record::new(handshake.request, handshake.reply);
-        let state = Mutex::new(State { record, adopter: None, aborted: None });
+        let state = Mutex::new(State::new(record, None));
         Ok(Arc::new(Self { device, options, connection, features, state, giver: Mutex::new(None) }))
     }
 
@@ -144,7 +157,7 @@ impl Hold {
         let GivenBack { device, record, connection, features, peer, pid } = given;
         let adopter = Adopter::open(pid).inspect_err(|error| tracing::warn!(%error, pid, "the daemon that gave its mount back is gone"));
         let adopter = adopter.ok().map(|adopter| Adopter { ready: true, ..adopter });
-        let state = Mutex::new(State { record, adopter, aborted: None });
+        let state = Mutex::new(State::new(record, adopter));
         if let Err(error) = protocol::send(&peer, &Reply::Done, &[]) {
             tracing::warn!(%error, pid, "the daemon that gave its mount back doesn't wait for the answer");
         }
@@ -208,15 +221,33 @@ impl Hold {
                 continue;
             }
             let (hold, events, counted) = (Arc::clone(self), events.clone(), Arc::clone(&connections));
+            *self.lock().peers.entry(pid).or_default() += 1;
             let spawned = std::thread::Builder::new().name(format!("peer-{pid}")).spawn(move || {
                 if let Err(error) = hold.converse(&connection, pid, &events) {
                     tracing::warn!(pid, %error, "connection to the holder broken");
                 }
+                drop(connection);
+                hold.disconnected(pid, &events);
                 drop(counted);
             });
             if let Err(error) = spawned {
                 return error;
             }
+        }
+    }
+
+    fn disconnected(&self, pid: u32, events: &SyncSender<Event>) {
+        let mut state = self.lock();
+        let left = state.peers.get(&pid).map_or(0, |count| count - 1);
+        if left > 0 {
+            state.peers.insert(pid, left);
+            return;
+        }
+        state.peers.remove(&pid);
+        let was_adopter = state.adopter.as_ref().is_some_and(|adopter| adopter.pid == pid);
+        drop(state);
+        if was_adopter {
+            let _ = events.send(Event::Gone { pid });
         }
     }
 

@@ -197,6 +197,8 @@ impl Supervisor<'_> {
             None => self.check_report(),
             Some(Event::Hold(hold::Event::Alive { pid })) => self.reported(pid),
             Some(Event::Hold(hold::Event::Adopted { pid })) => tracing::debug!(pid, "the mount is adopted"),
+            // Its end is seen by `Exited`: it is our child.
+            Some(Event::Hold(hold::Event::Gone { pid })) => tracing::debug!(pid, "the daemon's connections are closed"),
             Some(Event::Hold(hold::Event::Ready { pid })) => self.became_ready(pid),
             Some(Event::Hold(hold::Event::Unmount { answer })) => return self.unmount(answer),
             Some(Event::Exited { pid, status }) => return self.exited(pid, &status),

@@ -9,7 +9,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use forebay_mounter::device;
-use forebay_mounter::hold::{Hold, HoldOptions};
+use forebay_mounter::hold::{Event, Hold, HoldOptions};
 use forebay_mounter::protocol::{self, ProtocolError, Reply, Request};
 use forebay_mounter::record::Record;
 use forebay_mounter::{give_back, resume};
@@ -156,4 +156,24 @@ fn a_listener_that_is_shut_down_ends_its_thread() {
     let waiting = std::thread::spawn(move || protocol::accept(&listener, None).map(|(_, pid)| pid));
     rustix::net::shutdown(&same, rustix::net::Shutdown::Both).unwrap();
     assert_eq!(waiting.join().unwrap().unwrap_err().raw_os_error(), Some(22));
+}
+
+#[test]
+fn an_adopter_without_connections_is_gone() {
+    let place = Place::new();
+    let hold = Hold::mount(place.options()).unwrap();
+    let listener = protocol::listen(&place.socket("first")).unwrap();
+    let (sender, events) = sync_channel(64);
+    let serving = Arc::clone(&hold);
+    std::thread::spawn(move || serving.serve(&listener, &sender));
+    let (socket, _device, _record) = adopt(&place.socket("first"));
+    let another = protocol::connect(&place.socket("first")).unwrap();
+    assert!(matches!(ask(&another, &Request::Status).0, Reply::Status(_)));
+    drop(socket);
+    assert!(matches!(ask(&another, &Request::Status).0, Reply::Status(_)));
+    drop(another);
+    let told: Vec<Event> = std::iter::from_fn(|| events.recv_timeout(Duration::from_secs(20)).ok()).take(2).collect();
+    let pid = std::process::id();
+    assert!(matches!(told[..], [Event::Adopted { pid: adopted }, Event::Gone { pid: gone }] if adopted == pid && gone == pid), "{told:?}");
+    hold.unmount().unwrap();
 }
