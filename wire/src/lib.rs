@@ -5,6 +5,7 @@
 pub mod block;
 mod check;
 pub mod control_service;
+pub mod csi;
 pub mod dataset_spec;
 pub mod id;
 pub mod node_config;
