@@ -83,18 +83,19 @@ demo-stop: ## stop what `make demo` left running
 	bench/demo/run.sh stop
 
 NODES ?= 3
-IMAGES ?= forebay-node
+IMAGES ?= forebay-node forebay-csi forebay-operator
 .PHONY: images
-images: release ## container images of Forebay's programs as OCI archives, cached outside the clone; prints where
+images: ## container images of Forebay's programs as OCI archives, cached outside the clone; prints where
+	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked --bins $(addprefix -p ,$(IMAGES))
 	e2e/images/build.sh $(IMAGES)
 
 .PHONY: cluster-up
-cluster-up: release ## a real Kubernetes on this machine, as root, with Forebay's images on its NODES=3; see e2e/README.md
+cluster-up: images ## a real Kubernetes on this machine, as root, with Forebay's images on its NODES=3; see e2e/README.md
 	@archives=$$(e2e/images/build.sh $(IMAGES)) && e2e/cluster/up.sh $(NODES) $$archives
 
 .PHONY: e2e
-e2e: release ## the whole product on a real cluster, as root; KEEP=1 leaves it up, KUBECONFIG=... takes that one
-	e2e/run.sh
+e2e: build ## the whole product on a real cluster, as root; KEEP=1 leaves it up, KUBECONFIG=... takes that one
+	FOREBAY_RELEASE=$(CURDIR)/target/debug e2e/run.sh
 
 .PHONY: cluster-down
 cluster-down: ## end the cluster and remove all it left

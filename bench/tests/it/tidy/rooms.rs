@@ -63,8 +63,8 @@ pub(super) const RULES: &[Rule] = &[
         instead: "a pure room decides on values: do the I/O in the caller",
     },
     Rule {
-        rooms: &["wire/src/", "daemon/src/", "mounter/src/", NODE],
-        except: &["cache-node/src/cli", "cache-node/src/main.rs", "cache-node/src/doctor"],
+        rooms: &["wire/src/", "daemon/src/", "mounter/src/", "csi-driver/src/", NODE],
+        except: &["cache-node/src/cli", "cache-node/src/main.rs", "cache-node/src/doctor", "csi-driver/src/cli.rs"],
         words: &["env::var", "env::var_os", "env::args", "env::vars"],
         instead: "only the command line reads flags and the environment: take the value as an argument",
     },
@@ -105,7 +105,7 @@ pub(super) const RULES: &[Rule] = &[
         instead: "the operator knows what is desired and observed, never how a node does it: ask through `wire`",
     },
     Rule {
-        rooms: &["wire/src/", "mounter/src/", NODE],
+        rooms: &["wire/src/", "mounter/src/", "csi-driver/src/", NODE],
         except: &["cache-node/src/cli", "cache-node/src/main.rs", "cache-node/src/doctor"],
         words: &["anyhow::"],
         instead: "a room has a typed error of its own; `anyhow` is for main.rs, the command line and tools",
@@ -127,6 +127,30 @@ pub(super) const RULES: &[Rule] = &[
         except: &[],
         words: &["forebay_source", "forebay_store", "crate::fill", "crate::rules"],
         instead: "`fuse` knows protocol and session, no policy: ask `fs`",
+    },
+    Rule {
+        rooms: &["csi-driver/src/volume.rs", "csi-driver/src/status.rs"],
+        except: &[],
+        words: &["std::fs", "tokio::", "rustix::", "forebay_mounter::device"],
+        instead: "what a volume means and which code an error has is decided on values: do the I/O in the caller",
+    },
+    Rule {
+        rooms: &["csi-driver/src/"],
+        except: &[
+            "csi-driver/src/status.rs",
+            "csi-driver/src/node.rs",
+            "csi-driver/src/identity.rs",
+            "csi-driver/src/registration.rs",
+            "csi-driver/src/driver.rs",
+        ],
+        words: &["wire::csi", "forebay_wire::csi"],
+        instead: "only the services know CSI's messages: give `sessions` a Volume and a Target",
+    },
+    Rule {
+        rooms: &["mounter/src/"],
+        except: &[],
+        words: &["forebay_wire", "csi::"],
+        instead: "the mounter knows the kernel and its own protocol: what is mounted, and for whom, the caller says",
     },
     Rule {
         rooms: &["bench/src/"],

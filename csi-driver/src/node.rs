@@ -1,0 +1,217 @@
+//! CSI's Node service: a request is parsed, waits its turn, is done by `sessions`, and answered.
+//! Knows the messages. Does not know how anything is mounted.
+//! Invariant: one operation at a time for each volume, and one that began runs to its end, whether kubelet still waits for it or not.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forebay_wire::csi;
+use forebay_wire::csi::node_server::Node;
+use forebay_wire::csi::node_service_capability::rpc::Type as Capability;
+use forebay_wire::csi::volume_capability::AccessType;
+use forebay_wire::csi::volume_usage::Unit;
+use tonic::{Code, Request, Response, Status};
+
+use crate::error::Error;
+use crate::kubelet::{Kubelet, Target};
+use crate::locks::{Held, Locks};
+use crate::metrics::Metrics;
+use crate::sessions::{Folder, Sessions, Stats};
+use crate::status::status;
+use crate::volume::{Volume, VolumeId};
+
+/// How long a request waits for an earlier one on its volume before kubelet is told to come again.
+const TURN_WITHIN: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug)]
+pub(crate) struct NodeService {
+    pub(crate) node_id: String,
+    pub(crate) kubelet: Arc<Kubelet>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) locks: Arc<Locks<VolumeId>>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl NodeService {
+    /// Runs one operation to its end, counts it, and maps its error.
+    async fn run<T: Send + 'static>(
+        &self,
+        method: &'static str,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let started = Instant::now();
+        // A task of its own: kubelet's deadline must not cut an operation in two.
+        let result = tokio::spawn(work).await.unwrap_or_else(|error| Err(Error::Broken { detail: error.to_string() }));
+        let answer = result.map_err(|error| status(&error));
+        let code = answer.as_ref().map_or_else(|status| status.code(), |_| Code::Ok);
+        self.metrics.observe(method, code, started.elapsed());
+        match &answer {
+            Ok(_) => tracing::debug!(op = method, elapsed_ms = started.elapsed().as_millis() as u64, "done"),
+            // Kubelet comes again, and the pod's events show it meanwhile.
+            Err(status) if matches!(code, Code::Unavailable | Code::Aborted | Code::NotFound) => {
+                tracing::info!(op = method, ?code, reason = status.message(), "not yet");
+            }
+            Err(status) => tracing::warn!(op = method, ?code, reason = status.message(), "failed"),
+        }
+        answer.map(Response::new)
+    }
+
+    async fn turn(&self, volume: &VolumeId) -> Result<Held<VolumeId>, Error> {
+        let turn = self.locks.lock_within(volume, TURN_WITHIN).await;
+        turn.ok_or_else(|| Error::Pending { volume: volume.to_string() })
+    }
+
+    async fn bind(self, asked: Bind) -> Result<(), Error> {
+        let Bind { id, context, capability, target } = asked;
+        check(capability)?;
+        let volume = Volume::parse(&id, &context)?;
+        let _turn = self.turn(&id).await?;
+        self.sessions.bind(&volume, &target).await
+    }
+
+    async fn unbind(self, id: VolumeId, target: Target, folder: Folder) -> Result<(), Error> {
+        let _turn = self.turn(&id).await?;
+        self.sessions.unbind(&target, folder).await
+    }
+
+    fn target(&self, field: &'static str, text: &str) -> Result<Target, Error> {
+        if text.is_empty() { Err(Error::Missing { field }) } else { Ok(self.kubelet.target(field, text)?) }
+    }
+}
+
+/// What stage and publish have in common.
+struct Bind {
+    id: VolumeId,
+    context: HashMap<String, String>,
+    capability: Option<csi::VolumeCapability>,
+    target: Target,
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    async fn node_stage_volume(
+        &self,
+        request: Request<csi::NodeStageVolumeRequest>,
+    ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
+        let (this, request) = (self.clone(), request.into_inner());
+        self.run("NodeStageVolume", async move {
+            let id = id(&request.volume_id)?;
+            let target = this.target("staging_target_path", &request.staging_target_path)?;
+            this.bind(Bind { id, context: request.volume_context, capability: request.volume_capability, target }).await?;
+            Ok(csi::NodeStageVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<csi::NodeUnstageVolumeRequest>,
+    ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
+        let (this, request) = (self.clone(), request.into_inner());
+        self.run("NodeUnstageVolume", async move {
+            let id = id(&request.volume_id)?;
+            let target = this.target("staging_target_path", &request.staging_target_path)?;
+            // kubelet made the folder, and removes it.
+            this.unbind(id, target, Folder::Keep).await?;
+            Ok(csi::NodeUnstageVolumeResponse {})
+        })
+        .await
+    }
+
+    /// Read-only, whatever the pod says: a data set can't be written.
+    async fn node_publish_volume(
+        &self,
+        request: Request<csi::NodePublishVolumeRequest>,
+    ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
+        let (this, request) = (self.clone(), request.into_inner());
+        self.run("NodePublishVolume", async move {
+            let id = id(&request.volume_id)?;
+            let target = this.target("target_path", &request.target_path)?;
+            check(request.volume_capability.clone())?;
+            match Volume::parse(&id, &request.volume_context)? {
+                Volume::Persistent { .. } if request.staging_target_path.is_empty() => return Err(Error::NotStaged),
+                // What is staged is not bound on: the session may be another one by now, if the first was lost.
+                Volume::Persistent { .. } => drop(this.target("staging_target_path", &request.staging_target_path)?),
+                Volume::Inline { .. } => {}
+            }
+            this.bind(Bind { id, context: request.volume_context, capability: request.volume_capability, target }).await?;
+            Ok(csi::NodePublishVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<csi::NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
+        let (this, request) = (self.clone(), request.into_inner());
+        self.run("NodeUnpublishVolume", async move {
+            let id = id(&request.volume_id)?;
+            let target = this.target("target_path", &request.target_path)?;
+            this.unbind(id, target, Folder::Remove).await?;
+            Ok(csi::NodeUnpublishVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<csi::NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
+        let (this, request) = (self.clone(), request.into_inner());
+        self.run("NodeGetVolumeStats", async move {
+            id(&request.volume_id)?;
+            let target = this.target("volume_path", &request.volume_path)?;
+            Ok(stats(this.sessions.stats(&target).await?))
+        })
+        .await
+    }
+
+    async fn node_expand_volume(
+        &self,
+        _: Request<csi::NodeExpandVolumeRequest>,
+    ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
+        Err(Status::unimplemented("a data set is as large as its source: nothing is expanded"))
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<csi::NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<csi::NodeGetCapabilitiesResponse>, Status> {
+        let capability = |kind: Capability| csi::NodeServiceCapability {
+            r#type: Some(csi::node_service_capability::Type::Rpc(csi::node_service_capability::Rpc { r#type: kind.into() })),
+        };
+        let all = [Capability::StageUnstageVolume, Capability::GetVolumeStats, Capability::VolumeCondition];
+        Ok(Response::new(csi::NodeGetCapabilitiesResponse { capabilities: all.map(capability).to_vec() }))
+    }
+
+    async fn node_get_info(&self, _: Request<csi::NodeGetInfoRequest>) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
+        // No limit of volumes, and no topology: every machine can mount every data set.
+        Ok(Response::new(csi::NodeGetInfoResponse { node_id: self.node_id.clone(), max_volumes_per_node: 0, accessible_topology: None }))
+    }
+}
+
+fn id(text: &str) -> Result<VolumeId, Error> {
+    VolumeId::new(text).ok_or(Error::Missing { field: "volume_id" })
+}
+
+/// Any access mode will do, since all are read; a block device will not.
+fn check(capability: Option<csi::VolumeCapability>) -> Result<(), Error> {
+    match capability.ok_or(Error::Missing { field: "volume_capability" })?.access_type {
+        Some(AccessType::Block(_)) => Err(Error::Block),
+        Some(AccessType::Mount(_)) | None => Ok(()),
+    }
+}
+
+fn stats(stats: Stats) -> csi::NodeGetVolumeStatsResponse {
+    let usage = |unit: Unit, total: u64| {
+        // Full: nothing can be written.
+        let total = i64::try_from(total).unwrap_or(i64::MAX);
+        csi::VolumeUsage { available: 0, total, used: total, unit: unit.into() }
+    };
+    let usage = stats.stat.map(|stat| vec![usage(Unit::Bytes, stat.bytes), usage(Unit::Inodes, stat.files)]).unwrap_or_default();
+    let message = if stats.abnormal.is_empty() { "all is well".to_owned() } else { stats.abnormal.join("; ") };
+    let condition = csi::VolumeCondition { abnormal: !stats.abnormal.is_empty(), message };
+    csi::NodeGetVolumeStatsResponse { usage, volume_condition: Some(condition) }
+}
