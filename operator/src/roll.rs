@@ -46,8 +46,8 @@ pub fn next(members: &[Member]) -> Option<&Member> {
 pub fn members<'a>(sets: impl Iterator<Item = &'a DaemonSet>, pods: &[Arc<Pod>]) -> Vec<Member> {
     let mut members = Vec::new();
     for set in sets {
-        let Some(spec) = &set.spec else { continue };
-        let template = spec.template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref()?.get(names::TEMPLATE_ANNOTATION));
+        let template =
+            set.spec.template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref()?.get(names::TEMPLATE_ANNOTATION));
         let (Some(template), Some(uid)) = (template, set.uid()) else { continue };
         for pod in pods.iter().filter(|pod| pod.owner_references().iter().any(|owner| owner.uid == uid)) {
             members.push(Member {

@@ -132,7 +132,7 @@ async fn a_policy_becomes_nodes_and_drift_is_repaired() {
     let Some(world) = World::new("drift").await else { return };
     let name = node_object(&world);
     let (sets, maps): (Api<DaemonSet>, Api<ConfigMap>) = (world.own(), world.own());
-    let image = |set: &DaemonSet| set.spec.as_ref().unwrap().template.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
+    let image = |set: &DaemonSet| set.spec.template.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
     until("the DaemonSet", || async { sets.get_opt(&name).await.unwrap() }).await;
     let patch = json!({ "spec": { "template": { "spec": { "containers": [{ "name": "node", "image": "evil" }] } } } });
     let set = sets.patch(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await.unwrap();
