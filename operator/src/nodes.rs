@@ -54,7 +54,6 @@ struct PolicyDesired {
 
 #[derive(Debug)]
 struct NodeState {
-    answered: Instant,
     generation: String,
     refused: String,
     datasets: BTreeMap<String, ObservedDataset>,
@@ -184,7 +183,7 @@ impl Hub {
         let mut inner = self.inner.lock();
         let SyncReply { generation, node: _, datasets, tiers, refused } = reply;
         let datasets: BTreeMap<String, ObservedDataset> = datasets.into_iter().map(|dataset| (dataset.uid.clone(), dataset)).collect();
-        let state = NodeState { answered: now, generation, refused, datasets, tiers };
+        let state = NodeState { generation, refused, datasets, tiers };
         let before = inner.nodes.insert((policy.to_owned(), node.to_owned()), state);
         let keys = inner.keys_to_wake(policy, before.is_none(), now);
         drop(inner);
