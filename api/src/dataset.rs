@@ -26,7 +26,7 @@ pub use status::{
     kind = "Dataset",
     plural = "datasets",
     singular = "dataset",
-    shortname = "ds",
+    shortname = "dset",
     category = "forebay",
     namespaced,
     status = "DatasetStatus",

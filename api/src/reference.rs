@@ -16,7 +16,7 @@ pub(crate) fn text() -> String {
          **bold** must be there, wherever what is around it is. What the API server checks of a field beyond its type stands below its kind, with the sentence that it answers.\n\
          It needs Kubernetes 1.34 or later: earlier ones count the cost of checking a quantity too high.\n",
     );
-    kind(&mut text, "Dataset", "Namespaced; short name `ds`.", &crd::dataset_schema(), &DATASET_CONDITIONS);
+    kind(&mut text, "Dataset", "Namespaced; short name `dset` (`ds` are DaemonSets).", &crd::dataset_schema(), &DATASET_CONDITIONS);
     kind(&mut text, "CachePolicy", "Of the whole cluster; short name `cpol`.", &crd::cache_policy_schema(), &CACHE_POLICY_CONDITIONS);
     text
 }

@@ -79,7 +79,7 @@ fn tiers(fields: &mut Vec<Field>) {
                 "this is no capacity: write a quantity as in 2Ti, or a part of the filesystem as in 90%",
             )
             .rule(
-                "type(self) == int ? self > 0 : self.matches('[1-9]')",
+                "type(self) == int ? self > 0 : !self.matches('^0[0.]*([A-Za-z]*|%)$')",
                 "a tier of 0 holds nothing: write a larger capacity, or remove the tier",
             ),
     );

@@ -5,7 +5,7 @@
 use serde_json::json;
 
 use crate::crd::field::Field;
-use crate::crd::names::{dataset_path, duration, object_name, own_name, quantity};
+use crate::crd::names::{NAME_BYTES_MAX, dataset_path, duration, object_name, own_name, quantity};
 
 /// More data sources or rules than this nobody could oversee; CEL's cost is counted for full lists.
 const LIST_ITEMS_MAX: u32 = 64;
@@ -14,48 +14,28 @@ pub(crate) fn fields() -> Vec<Field> {
     let mut fields = vec![
         own_name(Field::at(""), "the claim, the volume and metrics carry it"),
         spec(),
-        Field::at("spec.sources")
-            .limit("minItems", 1)
-            .limit("maxItems", LIST_ITEMS_MAX)
-            .map_by("path")
-            .rule(
-                "!self.exists(a, self.exists(b, a.path != b.path && (a.path == '/' || b.path.startsWith(a.path + '/'))))",
-                "two sources lie inside each other: give each source a path of its own",
-            ),
-        Field::at("spec.sources[]")
-            .rule_at(
-                ".serviceAccountName",
-                "!(has(self.secretRef) && has(self.serviceAccountName))",
-                "`secretRef` and `serviceAccountName` exclude each other: remove one",
-            )
-            .rule_at(".s3", "!(self.uri.startsWith('file:') && has(self.s3))", "`s3` goes with a source s3://... only: remove it")
-            .rule_at(
-                ".secretRef",
-                "!(self.uri.startsWith('file:') && has(self.secretRef))",
-                "a folder needs no credentials: remove secretRef",
-            )
-            .rule_at(".s3.anonymous", ANONYMOUS, ANONYMOUS_MESSAGE),
-        dataset_path(Field::at("spec.sources[].path")),
-        uri(Field::at("spec.sources[].uri")).rule(
-            "self == oldSelf",
-            "a source's uri can't change under its path: remove this source in one step and add the new one in another, or make another Dataset",
+        Field::at("spec.sources").limit("minItems", 1).limit("maxItems", LIST_ITEMS_MAX).map_by("path").rule(
+            "!self.exists(a, self.exists(b, a.path != b.path && (a.path == '/' || b.path.startsWith(a.path + '/'))))",
+            "two sources lie inside each other: give each source a path of its own",
         ),
-        uri(Field::at("spec.source"))
-            .rule("self == oldSelf", "the source of a Dataset can't change: make another Dataset, and remove this one when nobody uses it"),
-        object_name(Field::at("spec.policyRef.name")),
+        entry(),
+        dataset_path(Field::at("spec.sources[].path")),
+        Field::at("spec.sources[].uri").limit("maxLength", URI_BYTES_MAX),
+        Field::at("spec.source").limit("maxLength", URI_BYTES_MAX),
+        object_name(Field::at("spec.policyRef"), "name").left_out("the default CachePolicy"),
+        Field::at("spec.policyRef.name").limit("maxLength", NAME_BYTES_MAX),
     ];
     for base in ["spec", "spec.sources[]"] {
-        fields.push(object_name(Field::at(format!("{base}.secretRef.name"))));
-        fields.push(object_name(Field::at(format!("{base}.serviceAccountName"))));
+        fields.push(object_name(Field::at(format!("{base}.secretRef")), "name"));
+        for name in ["secretRef.name", "serviceAccountName"] {
+            fields.push(Field::at(format!("{base}.{name}")).limit("maxLength", NAME_BYTES_MAX));
+        }
         s3(&mut fields, base);
     }
     rules(&mut fields);
     rest(&mut fields);
     fields
 }
-
-const ANONYMOUS: &str = "!(has(self.s3) && has(self.s3.anonymous) && self.s3.anonymous && has(self.secretRef))";
-const ANONYMOUS_MESSAGE: &str = "requests with a secretRef are signed: remove `anonymous` or `secretRef`";
 
 fn spec() -> Field {
     let mut spec = Field::at("spec")
@@ -72,48 +52,79 @@ fn spec() -> Field {
             &format!("with `sources`, `{name}` belongs into each entry that needs it: move it there"),
         );
     }
-    spec.rule_at(
-        ".serviceAccountName",
-        "!(has(self.secretRef) && has(self.serviceAccountName))",
-        "`secretRef` and `serviceAccountName` exclude each other: remove one",
-    )
-    .rule_at(
-        ".s3",
-        "!(has(self.source) && self.source.startsWith('file:') && has(self.s3))",
-        "`s3` goes with a source s3://... only: remove it",
-    )
-    .rule_at(
-        ".secretRef",
-        "!(has(self.source) && self.source.startsWith('file:') && has(self.secretRef))",
-        "a folder needs no credentials: remove secretRef",
-    )
-    .rule_at(".s3.anonymous", ANONYMOUS, ANONYMOUS_MESSAGE)
-    // Between the two forms, `source` is the entry of the path `/`.
-    .rule_at(
-        ".sources",
-        "!(has(oldSelf.source) && has(self.sources)) || self.sources.exists(s, s.path == '/' && s.uri == oldSelf.source)",
-        "the source of a Dataset can't change: write the old one with `path: /`, or make another Dataset",
-    )
-    .rule_at(
-        ".source",
-        "!(has(oldSelf.sources) && has(self.source)) || oldSelf.sources.exists(s, s.path == '/' && s.uri == self.source)",
-        "the sources of a Dataset can't change into another one: make another Dataset",
+    one_source(spec, "source")
+        .rule_at(
+            ".source",
+            "!(has(oldSelf.source) && has(self.source)) || self.source == oldSelf.source",
+            "the source of a Dataset can't change: make another Dataset, and remove this one when nobody uses it",
+        )
+        // Between the two forms, `source` is the entry of the path `/`.
+        .rule_at(
+            ".sources",
+            "!(has(oldSelf.source) && has(self.sources)) || self.sources.exists(s, s.path == '/' && s.uri == oldSelf.source)",
+            "the source of a Dataset can't change: write the old one with `path: /`, or make another Dataset",
+        )
+        .rule_at(
+            ".source",
+            "!(has(oldSelf.sources) && has(self.source)) || oldSelf.sources.exists(s, s.path == '/' && s.uri == self.source)",
+            "the sources of a Dataset can't change into another one: make another Dataset",
+        )
+}
+
+/// One of `sources`.
+fn entry() -> Field {
+    one_source(Field::at("spec.sources[]"), "uri").rule_at(
+        ".uri",
+        "self.uri == oldSelf.uri",
+        "a source's uri can't change under its path: remove this source in one step and add the new one in another, or make another Dataset",
     )
 }
 
-/// Messages don't repeat the value: somebody may have written a password into it.
-fn uri(field: Field) -> Field {
-    field
-        .limit("maxLength", 1100)
-        .rule("self.startsWith('s3://') || self.startsWith('file:')", "this source is not known: write s3://bucket/prefix/ or file:///folder")
-        .rule("!self.matches('^[a-z0-9]+://[^/]*@')", "credentials don't belong into a URI: remove what stands before the @ and name a secretRef")
-        .rule(
-            r"!self.startsWith('s3://') || self.matches('^s3://[^/]*@') || (self.matches('^s3://[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*\\.?(/|$)') && self.matches('^s3://[^/]{3,63}(/|$)'))",
+/// The longest key that S3 knows, and a bucket.
+const URI_BYTES_MAX: u32 = 1100;
+
+/// What holds for a source whose URI is the field `uri`, and for what stands beside it.
+///
+/// These rules stand at the field around the URI: at the URI itself the server would repeat it, and somebody may have written a
+/// password into it.
+fn one_source(field: Field, uri: &str) -> Field {
+    let place = format!(".{uri}");
+    let check = |cel: &str| format!("!has(self.{uri}) || {}", cel.replace("URI", &format!("self.{uri}")));
+    let folder = |name: &str| format!("!(has(self.{uri}) && self.{uri}.startsWith('file:') && has(self.{name}))");
+    object_name(field, "serviceAccountName")
+        .rule_at(
+            &place,
+            check("URI.startsWith('s3://') || URI.startsWith('file:')"),
+            "this source is not known: write s3://bucket/prefix/ or file:///folder",
+        )
+        .rule_at(
+            &place,
+            check("!URI.matches('^[a-z0-9]+://[^/]*@')"),
+            "credentials don't belong into a URI: remove what stands before the @ and name a secretRef",
+        )
+        .rule_at(
+            &place,
+            check(
+                r"!URI.startsWith('s3://') || URI.matches('^s3://[^/]*@') || (URI.matches('^s3://[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*\\.?(/|$)') && URI.matches('^s3://[^/]{3,63}(/|$)'))",
+            ),
             "this is no name of a bucket: 3 to 63 letters, digits, `.`, `-` or `_`, as in s3://bucket/prefix/",
         )
-        .rule(
-            r"!self.startsWith('file:') || (self.startsWith('file:///') && !self.matches('/\\.\\.(/|$)'))",
+        .rule_at(
+            &place,
+            check(r"!URI.startsWith('file:') || (URI.startsWith('file:///') && !URI.matches('/\\.\\.(/|$)'))"),
             "a folder has three slashes and no `..`: write file:///folder",
+        )
+        .rule_at(
+            ".serviceAccountName",
+            "!(has(self.secretRef) && has(self.serviceAccountName))",
+            "`secretRef` and `serviceAccountName` exclude each other: remove one",
+        )
+        .rule_at(".s3", folder("s3"), "`s3` goes with a source s3://... only: remove it")
+        .rule_at(".secretRef", folder("secretRef"), "a folder needs no credentials: remove secretRef")
+        .rule_at(
+            ".s3.anonymous",
+            "!(has(self.s3) && has(self.s3.anonymous) && self.s3.anonymous && has(self.secretRef))",
+            "requests with a secretRef are signed: remove `anonymous` or `secretRef`",
         )
 }
 
@@ -121,6 +132,16 @@ fn s3(fields: &mut Vec<Field>, base: &str) {
     let at = |name: &str| Field::at(format!("{base}.s3{name}"));
     fields.push(
         at("")
+            .rule_at(
+                ".endpoint",
+                "!has(self.endpoint) || !self.endpoint.contains('@')",
+                "credentials don't belong into an endpoint: remove what stands before the @ and name a secretRef",
+            )
+            .rule_at(
+                ".endpoint",
+                r"!has(self.endpoint) || self.endpoint.contains('@') || self.endpoint.matches('^https?://([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?/?$')",
+                "an endpoint is https:// or http://, a host and maybe a port, without a path: write it as in https://minio.corp:9000",
+            )
             .rule_at(
                 ".caBundleRef",
                 "!(has(self.endpoint) && has(self.caBundleRef) && self.endpoint.startsWith('http://'))",
@@ -132,16 +153,7 @@ fn s3(fields: &mut Vec<Field>, base: &str) {
                 "a role can't be assumed without credentials: remove `anonymous` or `roleARN`",
             ),
     );
-    fields.push(
-        at(".endpoint")
-            .left_out("AWS' own for the region")
-            .limit("maxLength", 512)
-            .rule("!self.contains('@')", "credentials don't belong into an endpoint: remove what stands before the @ and name a secretRef")
-            .rule(
-                r"self.contains('@') || self.matches('^https?://([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?/?$')",
-                "an endpoint is https:// or http://, a host and maybe a port, without a path: write it as in https://minio.corp:9000",
-            ),
-    );
+    fields.push(at(".endpoint").left_out("AWS' own for the region").limit("maxLength", 512));
     fields.push(
         at(".region")
             .left_out("found out from the bucket")
@@ -155,7 +167,8 @@ fn s3(fields: &mut Vec<Field>, base: &str) {
         "self == '' || self.matches('^arn:aws[a-z0-9-]*:iam::[0-9]*:role/.')",
         "this is no role: write it as arn:aws:iam::123456789012:role/reader",
     ));
-    fields.push(object_name(at(".caBundleRef.name")));
+    fields.push(object_name(at(".caBundleRef"), "name"));
+    fields.push(at(".caBundleRef.name").limit("maxLength", NAME_BYTES_MAX));
     fields.push(at(".caBundleRef.key").left_out("ca.crt").limit("maxLength", 253).rule(
         r"self.matches('^[-._a-zA-Z0-9]+$') && self != '.' && !self.startsWith('..')",
         "this is no key of a ConfigMap or Secret: use letters, digits, `-`, `_` and `.`",
@@ -189,7 +202,6 @@ fn rules(fields: &mut Vec<Field>) {
 fn rest(fields: &mut Vec<Field>) {
     fields.push(Field::at("spec.eviction").left_out("Hold"));
     fields.push(Field::at("spec.verify").left_out("Stream"));
-    fields.push(Field::at("spec.policyRef").left_out("the default CachePolicy"));
     fields.push(Field::at("spec.preload.when").left_out("Never"));
     fields.push(
         Field::at("spec.preload.paths")

@@ -82,17 +82,13 @@ impl Server {
         let mut refusals = BTreeMap::new();
         for object in objects {
             let name = object["metadata"]["name"].as_str().unwrap();
-            let kind = object["kind"].as_str().unwrap();
-            let begin = format!("The {kind} \"{name}\" is invalid: ");
-            if let Some(at) = answer.err.find(&begin) {
-                let text = &answer.err[at + begin.len()..];
-                let end = ["\nThe Dataset \"", "\nThe CachePolicy \"", "\nError from server"]
-                    .into_iter()
-                    .filter_map(|next| text.find(next))
-                    .min();
-                refusals.insert(name.to_owned(), text[..end.unwrap_or(text.len())].trim().to_owned());
+            // One line for each object, with all that is wrong with it.
+            let mark = format!("\"{name}\" is invalid: ");
+            if let Some(at) = answer.err.find(&mark) {
+                let text = &answer.err[at + mark.len()..];
+                refusals.insert(name.to_owned(), text.lines().next().unwrap_or_default().to_owned());
             } else if !answer.out.lines().any(|line| line.ends_with(&format!("/{name}"))) {
-                refusals.insert(name.to_owned(), format!("(of all) {}", answer.err));
+                panic!("{name} was neither taken nor refused: {}", answer.err);
             }
         }
         refusals

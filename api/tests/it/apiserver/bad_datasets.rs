@@ -103,7 +103,7 @@ pub(super) fn cases() -> Vec<(Value, &'static str, &'static str)> {
         (one(json!({ "sync": { "interval": "10ms" } })), "spec.sync.interval", "an interval is at least 1s"),
         (one(json!({ "sync": { "mode": "Never", "interval": "10m" } })), "spec.sync.interval", "`mode: Never` has no interval"),
         (one(json!({ "permissions": { "uid": "root" } })), "spec.permissions.uid", "must be of type integer"),
-        (one(json!({ "permissions": { "gid": 4_294_967_295_u32 } })), "spec.permissions.gid", "less than or equal to 4.294967294e+09"),
+        (one(json!({ "permissions": { "gid": 4_294_967_295_u32 } })), "spec.permissions.gid", "less than or equal to 4294967294"),
         (one(json!({ "permissions": { "fileMode": "0999" } })), "spec.permissions.fileMode", "this is no mode: write three octal digits"),
         (one(json!({ "permissions": { "directoryMode": "4755" } })), "spec.permissions.directoryMode", "this is no mode"),
         (one(json!({ "permissions": { "fileMode": 444 } })), "spec.permissions.fileMode", "must be of type string"),

@@ -66,7 +66,7 @@ fn rules_of_two_writers_merge() {
     };
     apply("owner", json!({ "source": "s3://abc", "rules": [{ "path": "/a", "cache": "Pin" }] }));
     apply("plugin", json!({ "rules": [{ "path": "/b", "cache": "Never" }, { "path": "/a", "ttl": "1h" }] }));
-    let answer = server.kubectl(&["get", "ds", "merged", "-o", "json"], "");
+    let answer = server.kubectl(&["get", "dset", "merged", "-o", "json"], "");
     let rules = serde_json::from_str::<Value>(&answer.out).unwrap()["spec"]["rules"].clone();
     assert_eq!(rules, json!([{ "path": "/a", "cache": "Pin", "ttl": "1h" }, { "path": "/b", "cache": "Never" }]));
 }
@@ -103,7 +103,7 @@ fn kubectl_shows_what_the_status_says() {
         ..Default::default()
     };
     status("dataset/shown", serde_json::to_value(&dataset).unwrap());
-    let (head, cells) = row("ds/shown");
+    let (head, cells) = row("dset/shown");
     assert_eq!(head, ["NAME", "FILES", "SIZE", "CACHED", "WARM", "HIT", "STATUS", "AGE"]);
     assert_eq!(cells[..7], ["shown", "1281167", "138Gi", "68.9Gi", "50%", "98%", "Readable"]);
 
