@@ -21,6 +21,7 @@ pub const ALLOWED_SOURCES: [&str; 1] = ["s3://*"];
 /// One cache over the nodes that it selects.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::duplicated_attributes, reason = "every column has a name, a type and a path")]
 #[kube(
     group = "forebay.dev",
     version = "v1alpha1",

@@ -20,6 +20,7 @@ pub use status::{
 /// The spec of a Dataset, in the words that a file for `forebay-node mount` uses too.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
+#[expect(clippy::duplicated_attributes, reason = "every column has a name, a type and a path")]
 #[kube(
     group = "forebay.dev",
     version = "v1alpha1",
