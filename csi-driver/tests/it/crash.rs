@@ -42,16 +42,18 @@ async fn a_driver_that_dies_gets_its_mounts_back() {
         }
         readers.iter().for_each(Reader::reads_on);
         machine.start_driver();
-        // The new driver has the device: a node may die again, and the same session is bound to.
-        let third = machine.target("three");
+        // Both wait until their mount is given back, and are bound to the same session. Then the new driver has the devices: a node may die again.
+        let (third, fourth) = (machine.target("three"), machine.target("four"));
         let mut kubelet = machine.client().await;
         kubelet.publish_inline("csi-3", &third, inline(&[("dataset", "imagenet")])).await.unwrap();
+        kubelet.publish_inline("csi-4", &fourth, inline(&[("dataset", "laion")])).await.unwrap();
         let connections: std::collections::HashSet<u32> = machine.mounts().iter().map(|row| row.connection.0).collect();
         assert_eq!(connections.len(), 2, "{:?}", machine.mounts());
         machine.kill_node();
         machine.start_node();
         assert_user_reads(&third, IMAGENET);
         kubelet.unpublish("csi-3", &third).await.unwrap();
+        kubelet.unpublish("csi-4", &fourth).await.unwrap();
         readers.iter().for_each(Reader::reads_on);
     }
     for reader in readers {
@@ -73,7 +75,8 @@ async fn both_at_once_fail_reads_and_new_pods_mount_soon() {
     let reader = Reader::start(&old, IMAGENET);
     machine.kill_node();
     machine.kill_driver();
-    assert_eq!(reader.failure().raw_os_error(), Some(107), "ENOTCONN, and no zeros before");
+    // ECONNABORTED for the read that waited, ENOTCONN for the next; the reader checked that no other bytes came before.
+    assert!(matches!(reader.failure().raw_os_error(), Some(103 | 107)));
     let begun = Instant::now();
     machine.start_driver();
     machine.start_node();

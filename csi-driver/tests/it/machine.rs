@@ -160,8 +160,8 @@ impl Drop for Machine {
         kill(self.node.take());
         kill(self.driver.take());
         for row in self.mounts() {
-            drop(forebay_mounter::abort::abort(row.connection, &row.mount_point));
-            drop(rustix::mount::unmount(&row.mount_point, rustix::mount::UnmountFlags::DETACH));
+            let _ = forebay_mounter::abort::abort(row.connection, &row.mount_point);
+            let _ = rustix::mount::unmount(&row.mount_point, rustix::mount::UnmountFlags::DETACH);
         }
     }
 }

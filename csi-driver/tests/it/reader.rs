@@ -31,7 +31,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn start(target: &Path, uid: &str) -> Self {
-        let (stop, reads): (Arc<AtomicBool>, Arc<AtomicU64>) = Arc::default();
+        let (stop, reads): (Arc<AtomicBool>, Arc<AtomicU64>) = (Arc::default(), Arc::default());
         let (path, uid, told, counted) = (target.join(FILE), uid.to_owned(), Arc::clone(&stop), Arc::clone(&reads));
         let thread = std::thread::spawn(move || {
             let mut stall = Duration::ZERO;

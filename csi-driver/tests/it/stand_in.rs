@@ -113,10 +113,11 @@ fn adopt(uid: &str, holder: &Path) -> Result<(), ProtocolError> {
 /// Reports, and gives the mount back whenever its holder is gone.
 fn keep(holder: &Path, mut socket: OwnedFd, device: &OwnedFd, record: &Record) {
     loop {
-        while protocol::send(&socket, &Ask::Alive, &[]).is_ok() {
+        let is_mounted = || forebay_mounter::device::is_connected(device);
+        while is_mounted() && protocol::send(&socket, &Ask::Alive, &[]).is_ok() {
             std::thread::park_timeout(Duration::from_millis(200));
         }
-        if !forebay_mounter::device::is_connected(device) {
+        if !is_mounted() {
             return;
         }
         loop {
