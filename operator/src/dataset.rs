@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use forebay_api::Dataset;
 use forebay_daemon::logging::chain;
-use forebay_wire::control_service::{DesiredDataset, References};
+use forebay_wire::control_service::{DesiredDataset, Problem, References};
 use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -26,12 +26,12 @@ use kube::runtime::controller::Action;
 use crate::context::Context;
 use crate::error::{Error, backoff};
 use crate::names;
-use crate::nodes::DatasetKey;
+use crate::nodes::{DatasetKey, NodeView};
 use observe::{Observed, observe};
 use status::Outcome;
 use validate::{Valid, validate};
 
-/// Somebody is waiting for what is missing.
+/// Somebody is waiting for what is missing or refused to be mended.
 const MISSING_EVERY: Duration = Duration::from_secs(10);
 /// How long nothing at all may happen to a Dataset before it is looked at once more, for whatever no watch tells.
 const QUIET_MAX: Duration = Duration::from_secs(600);
@@ -117,7 +117,8 @@ fn desired(uid: &str, valid: &Valid<'_>, observed: &Observed) -> DesiredDataset 
 }
 
 fn next_look(dataset: &Dataset, observed: &Observed, references_every: Duration) -> Duration {
-    if observed.missing.is_some() {
+    let refused = |node: &NodeView| node.dataset.as_ref().is_some_and(|dataset| dataset.problem_kind() == Problem::Denied);
+    if observed.missing.is_some() || observed.nodes.iter().any(refused) {
         return references_every.min(MISSING_EVERY);
     }
     if reference::of(&dataset.spec).is_empty() { QUIET_MAX } else { references_every }
