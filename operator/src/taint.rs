@@ -59,8 +59,11 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
                 continue;
             }
             let api: Api<Node> = Api::all(ctx.client.clone());
-            let patch = json!({ "spec": { "taints": [{ "$patch": "delete", "key": names::STARTUP_TAINT }] } });
-            match api.patch_metadata(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
+            // The list is one whole to the API server: with the version that it was read at, so that nobody else's taint is lost.
+            let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+            let others: Vec<_> = taints.iter().filter(|taint| taint.key != names::STARTUP_TAINT).collect();
+            let patch = json!({ "metadata": { "resourceVersion": node.resource_version() }, "spec": { "taints": others } });
+            match api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
                 Ok(_) => tracing::info!(node = name, "a new node can mount: its startup taint is gone"),
                 Err(error) => tracing::warn!(node = name, error = %chain(&error), "a startup taint can't be removed"),
             }

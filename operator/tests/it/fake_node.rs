@@ -1,7 +1,6 @@
 //! A FAKE cache node: a Control server that keeps what it is told and answers what a test sets. There is no kubelet here that could run a real one.
 //! Its certificates are the ones that the operator made for its policy, unless a test gives it others.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use forebay_operator::names;
@@ -31,7 +30,6 @@ pub(crate) struct State {
 
 pub(crate) struct FakeNode {
     pub(crate) state: Arc<Mutex<State>>,
-    pub(crate) address: SocketAddr,
     pod: String,
     pods: Api<Pod>,
     server: JoinHandle<()>,
@@ -86,7 +84,7 @@ impl FakeNode {
         let server = tokio::spawn(async move { server.await.unwrap() });
         let (pods, pod) = (world.own::<Pod>(), format!("{}-0", node_object(world)));
         Self::make_pod(world, &pods, &pod, address.port()).await;
-        Self { state, address, pod, pods, server }
+        Self { state, pod, pods, server }
     }
 
     /// As the DaemonSet's controller and kubelet would have it.
