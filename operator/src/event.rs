@@ -14,6 +14,8 @@ const NOTE_BYTES_MAX: usize = 1024;
 /// What changed from `old` to `new` and is worth an event. The first look at a new object tells only what is wrong.
 pub fn transitions(old: &[Condition], new: &[NewCondition]) -> Vec<(EventType, &'static str, String)> {
     let mut events: Vec<(EventType, &'static str, String)> = Vec::new();
+    // What only takes its time is nothing to warn of, unless it was there before.
+    let on_its_way = new.iter().any(|one| one.condition_type == ConditionType::Reconciling);
     for condition in new {
         let before = find(old, condition.condition_type);
         let same = before.is_some_and(|before| before.status == condition.status.as_str() && before.reason == condition.reason);
@@ -35,7 +37,9 @@ pub fn transitions(old: &[Condition], new: &[NewCondition]) -> Vec<(EventType, &
         }
         // Several conditions may say the same thing: it is told once.
         if !events.iter().any(|(_, reason, message)| *reason == condition.reason || *message == condition.message) {
-            events.push((if kind { EventType::Normal } else { EventType::Warning }, condition.reason, condition.message.clone()));
+            let was_true = before.is_some_and(|before| before.status == "True");
+            let waits = on_its_way && !was_true && matches!(condition.condition_type, ConditionType::Ready | ConditionType::Synced);
+            events.push((if kind || waits { EventType::Normal } else { EventType::Warning }, condition.reason, condition.message.clone()));
         }
     }
     events
@@ -81,7 +85,7 @@ mod tests {
     #[test]
     fn a_transition_is_told_once() {
         use ConditionStatus::{False, True};
-        use ConditionType::{Degraded, Ready, Stalled, Warm};
+        use ConditionType::{Degraded, Ready, Reconciling, Stalled, Warm};
         check(&[], &[(Ready, True, "Readable"), (Warm, False, "Filling"), (Degraded, False, "AsExpected")], &["Normal Readable"]);
         check(&[(Ready, True, "Readable")], &[(Ready, True, "Readable")], &[]);
         check(
@@ -89,6 +93,8 @@ mod tests {
             &[(Ready, False, "SecretMissing"), (Stalled, True, "SecretMissing")],
             &["Warning SecretMissing"],
         );
+        check(&[], &[(Ready, False, "Listing"), (Reconciling, True, "Listing")], &["Normal Listing"]);
+        check(&[(Ready, True, "Readable")], &[(Ready, False, "Listing"), (Reconciling, True, "Listing")], &["Warning Listing"]);
         check(&[(Warm, True, "Held")], &[(Warm, False, "Filling")], &["Warning Filling"]);
         check(&[(Warm, False, "Filling")], &[(Warm, True, "Held")], &["Normal Held"]);
         check(&[(Degraded, True, "NodeProblem")], &[(Degraded, False, "AsExpected")], &["Normal AsExpected"]);

@@ -2,7 +2,7 @@
 //! Knows the order: lead, trust, watch, reconcile, stop. Does not know what any part does.
 //! Invariant: a replica that doesn't lead writes nothing but its wish to.
 
-mod watch;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

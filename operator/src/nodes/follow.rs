@@ -19,6 +19,7 @@ use super::SILENT_AFTER;
 use super::call::Node;
 use crate::context::Context;
 use crate::names;
+use crate::run::watch;
 
 /// How often pods are compared with tasks: in memory only.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -55,7 +56,7 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
     tokio::select! {
         () = shutdown.wait() => return,
         // Otherwise an empty store would look like a cluster without Datasets.
-        _ = ctx.stores.datasets.wait_until_ready() => {}
+        () = watch::ready(&ctx.stores.datasets) => {}
     }
     loop {
         tokio::select! {

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::hash::Hash;
+use std::time::Duration;
 
 use forebay_daemon::logging::chain;
 use futures::StreamExt;
@@ -113,14 +115,27 @@ pub(super) fn cut_pod(pod: &mut Pod, own: &str) {
     });
 }
 
-/// Returns when everything that passes look at was read once. A store whose writer is gone belongs to a process that stops.
+/// How often a store that isn't ready is asked again.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// Returns when everything that passes look at was read once.
 pub(super) async fn until_ready(stores: &Stores) {
-    drop(stores.policies.wait_until_ready().await);
-    drop(stores.datasets.wait_until_ready().await);
-    drop(stores.nodes.wait_until_ready().await);
-    drop(stores.pods.wait_until_ready().await);
-    drop(stores.daemon_sets.wait_until_ready().await);
-    drop(stores.config_maps.wait_until_ready().await);
+    ready(&stores.policies).await;
+    ready(&stores.datasets).await;
+    ready(&stores.nodes).await;
+    ready(&stores.pods).await;
+    ready(&stores.daemon_sets).await;
+    ready(&stores.config_maps).await;
+}
+
+/// Returns when `store` was filled once. A store wakes only the last of those who wait for it (kube-runtime 5.0), so each asks again by itself.
+pub(crate) async fn ready<K>(store: &Store<K>)
+where
+    K: Resource + Clone + 'static,
+    K::DynamicType: Eq + Hash + Clone,
+{
+    // A store whose writer is gone belongs to a process that stops.
+    while tokio::time::timeout(ASK_EVERY, store.wait_until_ready()).await.is_err() {}
 }
 
 /// What a pass failed with was told where it failed; what is left are watches that broke.

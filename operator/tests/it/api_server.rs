@@ -72,6 +72,25 @@ async fn prepare(client: &Client) {
         tokio::time::timeout(LIMIT, await_condition(crds.clone(), &name, conditions::is_crd_established())).await.unwrap().unwrap();
     }
     create_namespace(client, &settings().namespace).await;
+    // There before the operator is: the first pass over it waits until everything was read.
+    make_policy(client, EARLY, EARLY).await;
+}
+
+/// A policy that exists when the operator starts.
+pub(crate) const EARLY: &str = "early";
+
+/// Selects the nodes of one test.
+async fn make_policy(client: &Client, name: &str, test: &str) {
+    let term = json!({ "matchExpressions": [{ "key": "test", "operator": "In", "values": [test] }] });
+    let policy = json!({
+        "apiVersion": "forebay.dev/v1alpha1", "kind": "CachePolicy", "metadata": { "name": name },
+        "spec": {
+            "nodes": { "selector": { "nodeSelectorTerms": [term] } },
+            "tiers": [{ "type": "Disk", "paths": ["/var/lib/forebay"], "capacity": "10Gi" }],
+        }
+    });
+    let policies: Api<CachePolicy> = Api::all(client.clone());
+    policies.create(&PostParams::default(), &serde_json::from_value(policy).unwrap()).await.unwrap();
 }
 
 async fn create_namespace(client: &Client, name: &str) {
@@ -107,16 +126,7 @@ impl World {
         let client = client_of(tokio::task::spawn_blocking(kubeconfig).await.unwrap()?).await;
         create_namespace(&client, name).await;
         let world = Self { client, namespace: name.to_owned(), policy: format!("{name}-policy"), node: format!("{name}-node") };
-        let policies: Api<CachePolicy> = Api::all(world.client.clone());
-        let term = json!({ "matchExpressions": [{ "key": "test", "operator": "In", "values": [name] }] });
-        let policy = json!({
-            "apiVersion": "forebay.dev/v1alpha1", "kind": "CachePolicy", "metadata": { "name": world.policy },
-            "spec": {
-                "nodes": { "selector": { "nodeSelectorTerms": [term] } },
-                "tiers": [{ "type": "Disk", "paths": ["/var/lib/forebay"], "capacity": "10Gi" }],
-            }
-        });
-        policies.create(&PostParams::default(), &serde_json::from_value(policy).unwrap()).await.unwrap();
+        make_policy(&world.client, &world.policy, name).await;
         Some(world)
     }
 

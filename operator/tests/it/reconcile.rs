@@ -17,7 +17,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
 use serde_json::{Value, json};
 
-use crate::api_server::{LIMIT, World, node_object, until};
+use crate::api_server::{EARLY, LIMIT, World, node_object, until};
 use crate::conditions::{holding, listed};
 use crate::fake_node::FakeNode;
 
@@ -158,6 +158,13 @@ async fn a_policy_becomes_nodes_and_drift_is_repaired() {
         (find(&status.conditions, Ready)?.reason == "NodesStarting").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_policy_that_was_there_first_is_seen_as_well() {
+    let Some(world) = World::without_node("early-world").await else { return };
+    let sets: Api<DaemonSet> = world.own();
+    until("its DaemonSet", || async { sets.get_opt(&names::node(EARLY)).await.unwrap() }).await;
 }
 
 #[tokio::test]
