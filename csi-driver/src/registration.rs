@@ -19,8 +19,11 @@ pub(crate) struct RegistrationService {
 }
 
 /// Where kubelet looks for new plugins.
+///
+/// The `@` is needed: kubelet's registration names the socket's path as the host that it calls, its `/` as `%2F`, and our HTTP library takes a `%` only
+/// in what stands before an `@`.
 pub(crate) fn socket(kubelet_folder: &Path) -> PathBuf {
-    kubelet_folder.join("plugins_registry").join(format!("{DRIVER}-reg.sock"))
+    kubelet_folder.join("plugins_registry").join(format!("kubelet@{DRIVER}-reg.sock"))
 }
 
 #[tonic::async_trait]
