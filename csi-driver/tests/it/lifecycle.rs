@@ -96,7 +96,7 @@ async fn stats_tell_bytes_inodes_and_the_condition() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kubelet_is_told_where_the_driver_answers() {
     let machine = Machine::new();
-    let path: PathBuf = machine.kubelet().join("plugins_registry/csi.forebay.dev-reg.sock");
+    let path: PathBuf = machine.kubelet().join("plugins_registry/kubelet@csi.forebay.dev-reg.sock");
     super::machine::until("the registration socket", || path.exists());
     let connector = tower::service_fn(move |_: http::Uri| {
         let path = path.clone();
