@@ -20,8 +20,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## debug build of everything
-	$(CARGO) build --workspace --locked
+build: ## debug build of everything, tests too: what they need of other crates is built once
+	$(CARGO) build --workspace --all-targets --locked
 
 .PHONY: release
 release: ## release build of the node, the bench and the examples that it measures by, cached outside the clone

@@ -5,6 +5,7 @@
 mod adopt;
 mod alive;
 mod errno;
+mod follow;
 mod mode;
 mod notify;
 mod passthrough;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::cluster::run;
 use crate::wait_for;
 
 /// Key id and secret of the server.
@@ -28,26 +29,28 @@ impl Bucket {
     /// With `files` objects `d0/f0`, … of some tens of kilobytes, each with bytes of its own.
     pub fn with_files(files: usize) -> Result<Self> {
         let folder = TempDir::new()?;
-        fs::create_dir_all(folder.path().join("root/data"))?;
-        let program = PathBuf::from(std::env::var_os("FOREBAY_RELEASE").context("FOREBAY_RELEASE names the folder of the release build")?);
+        // The server reads its folder when it starts: what comes later is put.
+        for file in 0..files {
+            let path = folder.path().join(format!("root/data/d{}/f{file}", file % 4));
+            fs::create_dir_all(path.parent().context("a key below the bucket")?)?;
+            fs::write(path, contents(file, 20_000 + file * 977 % 60_000))?;
+        }
         let ready = folder.path().join("endpoint");
-        let mut command = Command::new(program.join("forebay-bench"));
+        let mut command = Command::new(program()?);
         command.arg("serve").arg(folder.path().join("root")).args(["--listen", &format!("{MACHINE}:0")]).arg("--ready").arg(&ready);
         let server = command.spawn().context("start the S3 server")?;
         let endpoint = wait_for("the S3 server", Duration::from_secs(10), || Ok(fs::read_to_string(&ready).ok()))?;
-        let bucket = Self { folder, server, endpoint };
-        for file in 0..files {
-            bucket.put(&format!("d{}/f{file}", file % 4), &contents(file, 20_000 + file * 977 % 60_000))?;
-        }
-        Ok(bucket)
+        Ok(Self { folder, server, endpoint })
     }
 
     pub fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.folder.path().join("root/data").join(key);
+        let folder = TempDir::new()?;
+        let path = folder.path().join(key);
         fs::create_dir_all(path.parent().context("a key below the bucket")?)?;
-        let draft = self.folder.path().join("draft");
-        fs::write(&draft, bytes)?;
-        Ok(fs::rename(draft, path)?)
+        fs::write(path, bytes)?;
+        let mut command = Command::new(program()?);
+        command.arg("put").arg(folder.path()).args(["--endpoint", &self.endpoint, "--bucket", "data"]);
+        run(command).map(drop)
     }
 
     /// The spec's `source` and what belongs beside it, for a Dataset in the flow form of YAML.
@@ -97,6 +100,11 @@ impl Drop for Bucket {
         drop(self.server.kill());
         drop(self.server.wait());
     }
+}
+
+fn program() -> Result<PathBuf> {
+    let folder = std::env::var_os("FOREBAY_RELEASE").context("FOREBAY_RELEASE names the folder that has the programs")?;
+    Ok(PathBuf::from(folder).join("forebay-bench"))
 }
 
 /// Bytes that no other file has.
