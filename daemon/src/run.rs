@@ -5,7 +5,6 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -14,9 +13,6 @@ use crate::health::Health;
 use crate::logging::chain;
 use crate::metrics;
 use crate::shutdown::{self, Shutdown};
-
-/// What is still on its way when everything was told to stop gets this long.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -71,7 +67,9 @@ where
         trigger.stop();
         Ok(value)
     });
-    runtime.shutdown_timeout(STOP_WITHIN);
+    // What is still on its way ends with the process. Ended here, a reply that a task owes the kernel would be dropped, which answers it with an
+    // error; unanswered, the kernel sends the request again to the next process.
+    std::mem::forget(runtime);
     result
 }
 
