@@ -135,13 +135,20 @@ impl Machine {
         device::mounts().unwrap().into_iter().filter(|row| row.is_forebay && row.mount_point.starts_with(&root)).collect()
     }
 
-    /// What a machine without volumes has: no mount, no folder of a session.
+    /// What a machine without volumes has, soon: no mount, no folder of a session. A session that is being taken back from its node while its last pod
+    /// goes ends only then.
     pub(crate) fn assert_nothing_is_left(&self) {
-        assert_eq!(self.mounts(), []);
-        for folder in [self.kubelet().join("plugins/csi.forebay.dev/state/sessions"), self.nodes().join("csi")] {
-            let left: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-            assert!(left.is_empty(), "{left:?}");
+        let begun = Instant::now();
+        let left = || (self.mounts(), self.folders_of_sessions());
+        while begun.elapsed() < LIMIT && left() != (vec![], vec![]) {
+            std::thread::park_timeout(Duration::from_millis(10));
         }
+        assert_eq!(left(), (vec![], vec![]));
+    }
+
+    fn folders_of_sessions(&self) -> Vec<PathBuf> {
+        let folders = [self.kubelet().join("plugins/csi.forebay.dev/state/sessions"), self.nodes().join("csi")];
+        folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())).collect()
     }
 
     pub(crate) async fn client(&self) -> Client {

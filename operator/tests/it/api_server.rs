@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::golden::settings;
 
 /// A condition is waited for at most so long: the machine may be busy with other builds.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// Where the server's kubeconfig is; `None`, loudly, where there is no server and need not be one. Starts the operator at the first call.
 fn kubeconfig() -> Option<&'static Path> {

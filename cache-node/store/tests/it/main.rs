@@ -1,5 +1,6 @@
 //! Integration tests of the store, one binary: random operations, crashes and damage against a model.
 
 mod large;
+mod random;
 mod room;
 mod store_model;

@@ -1,7 +1,7 @@
-//! The store against a model that knows every byte: cut at each write, bits flipped, disks full, restarts, random operations.
+//! The store against a model that knows every byte: cut at each write, bits flipped, disks full, restarts, readers that race evictions.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,13 @@ use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use crate::room::Tmpfs;
 
 pub(crate) const AUTO: Admission = Admission { class: Class::Auto, expires_at_seconds: None };
-const PIN: Admission = Admission { class: Class::Pin, expires_at_seconds: None };
+pub(crate) const PIN: Admission = Admission { class: Class::Pin, expires_at_seconds: None };
 pub(crate) const BLOCK_BYTES: u64 = 128 << 10;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
 
-fn count(short: u64, torture: u64) -> u64 {
+pub(crate) fn count(short: u64, torture: u64) -> u64 {
     if std::env::var_os("FOREBAY_TORTURE").is_some() { torture } else { short }
 }
 
@@ -33,7 +33,7 @@ fn count(short: u64, torture: u64) -> u64 {
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn from_environment(test: &str) -> Self {
+    pub(crate) fn from_environment(test: &str) -> Self {
         let seed = std::env::var("FOREBAY_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
         eprintln!("{test}: FOREBAY_SEED={seed}");
@@ -48,7 +48,7 @@ impl Random {
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
-    fn size(&mut self) -> u64 {
+    pub(crate) fn size(&mut self) -> u64 {
         const SIZES: [u64; 10] = [1, 700, 4000, 4096, 17_000, 60_000, 65_536, 110_000, 131_072, 400_000];
         let base = SIZES[self.below(SIZES.len() as u64) as usize];
         base + self.below(base / 10 + 1)
@@ -60,7 +60,7 @@ pub(crate) fn object(n: u64, size: u64) -> ObjectRef {
 }
 
 /// Bytes that tell their object and their place.
-fn bytes_of(object: &ObjectRef) -> Vec<u8> {
+pub(crate) fn bytes_of(object: &ObjectRef) -> Vec<u8> {
     let mut random = Random(object.id.0 as u64 | 1);
     let mut bytes: Vec<u8> = (0..object.size.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
     bytes.truncate(object.size as usize);
@@ -217,7 +217,7 @@ fn killed_at_any_write_every_complete_block_is_served_and_no_torn_one() {
     }
 }
 
-fn files_below(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_below(path: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -433,138 +433,6 @@ fn a_real_full_filesystem_is_survived() {
         store.usage().tiers[0].health == Health::Good && put_all(&store, &object(200, 100_000), PIN)
     });
     assert!(is_whole(&store, &object(200, 100_000)));
-}
-
-/// What the model knows of an object: its admission and which blocks were put. Evictions and wrong bits may take blocks away, nothing may add any.
-struct Known {
-    size: u64,
-    admission: Admission,
-    blocks: BTreeSet<u32>,
-    /// Blocks that were there when a bit was flipped and weren't read since: a put finds them there, and only a read finds them damaged.
-    exposed: BTreeSet<u32>,
-}
-
-#[test]
-fn random_operations_agree_with_the_model() {
-    let mut random = Random::from_environment("model");
-    let folder = tempfile::tempdir().unwrap();
-    let second = tempfile::tempdir().unwrap();
-    let quota = 3 << 20;
-    for eviction in [EvictionKind::Hold, EvictionKind::Lru, EvictionKind::S3Fifo] {
-        let open = || {
-            let mut config = StoreConfig { eviction, open_files_max: 16, ..config(folder.path(), quota) };
-            config.tiers.push(TierConfig { path: second.path().to_owned(), ..config.tiers[0].clone() });
-            Store::open(config).unwrap_or_else(|error| {
-                panic!("{eviction:?}, files {:?}: {error}: {:?}", files_below(folder.path()), std::error::Error::source(&error))
-            })
-        };
-        let mut store = open();
-        store.free_dataset(DatasetSlot(0));
-        store.free_dataset(DatasetSlot(1));
-        store.free_dataset(DatasetSlot(2));
-        let mut model: BTreeMap<u64, Known> = BTreeMap::new();
-        let mut held = Vec::new();
-        let mut now = 1000;
-        for _ in 0..count(5_000, 100_000) / 3 {
-            let n = random.below(150);
-            let size = model.get(&n).map_or_else(|| random.size(), |known| known.size);
-            let object = object(n, size);
-            let admission = match random.below(10) {
-                // Few enough pinned ones that they always fit.
-                0 if n < 10 => PIN,
-                1 => Admission { class: Class::Auto, expires_at_seconds: Some(now + random.below(200) as u32) },
-                _ => AUTO,
-            };
-            match random.below(100) {
-                0..50 => {
-                    let block = random.below(u64::from(blocks(&object))) as u32;
-                    let outcome = put(&store, &object, block, admission);
-                    let known = model.entry(n).or_insert(Known { size, admission, blocks: BTreeSet::new(), exposed: BTreeSet::new() });
-                    if outcome == PutOutcome::Stored {
-                        known.blocks.insert(block);
-                        known.admission = admission;
-                    } else if !known.blocks.is_empty() {
-                        // Which admission holds now isn't said.
-                        known.admission = AUTO;
-                        store.readmit(&object, AUTO).unwrap();
-                    }
-                }
-                50..80 => {
-                    let block = random.below(u64::from(blocks(&object))) as u32;
-                    let is_here = is_hit(&store, &object, extent_of(&object, block));
-                    let known = model.get(&n);
-                    assert!(!is_here || known.is_some_and(|known| known.blocks.contains(&block)), "{n}/{block} was never put");
-                    let is_sure = known.is_some_and(|known| known.blocks.contains(&block) && !known.exposed.contains(&block));
-                    let is_pinned = is_sure && known.is_some_and(|known| known.admission == PIN);
-                    assert!(is_here || !is_pinned, "the pinned block {n}/{block} is gone");
-                    if let Some(known) = model.get_mut(&n) {
-                        known.exposed.remove(&block);
-                    }
-                }
-                80..86 => {
-                    if let Some(file) = store.open_complete(&object).unwrap() {
-                        held.push((file, object));
-                    }
-                    held.truncate(5);
-                }
-                86..90 => {
-                    store.free(&object);
-                    model.remove(&n);
-                    assert!((0..blocks(&object)).all(|block| !is_hit(&store, &object, extent_of(&object, block))));
-                }
-                90..93 => {
-                    store.readmit(&object, admission).unwrap();
-                    if let Some(known) = model.get_mut(&n) {
-                        known.admission = admission;
-                    }
-                }
-                93..96 => {
-                    now += random.below(20) as u32;
-                    store.maintain(now);
-                    model.retain(|_, known| known.admission.expires_at_seconds.is_none_or(|expires| expires > now));
-                }
-                96 => {
-                    let slot = DatasetSlot(random.below(3));
-                    store.free_dataset(slot);
-                    model.retain(|_, known| known.size % 3 != slot.0);
-                }
-                97 => {
-                    held.clear();
-                    drop(store);
-                    store = open();
-                }
-                98 => {
-                    // Wrong bits at rest: pinned ones may be lost now, too.
-                    held.clear();
-                    drop(store);
-                    let files = files_below(folder.path());
-                    let path = &files[random.below(files.len() as u64) as usize];
-                    let mut bytes = std::fs::read(path).unwrap();
-                    if !path.ends_with("lock") && !bytes.is_empty() {
-                        let at = random.below(bytes.len() as u64) as usize;
-                        bytes[at] ^= 1 << random.below(8);
-                        std::fs::write(path, bytes).unwrap();
-                        model.values_mut().for_each(|known| {
-                            known.admission.class = Class::Auto;
-                            known.exposed.clone_from(&known.blocks);
-                        });
-                    }
-                    store = open();
-                }
-                _ => {
-                    for (file, object) in &held {
-                        let mut into = vec![0; object.size as usize];
-                        std::fs::File::from(file.as_fd().try_clone_to_owned().unwrap()).read_exact_at(&mut into, 0).unwrap();
-                        assert!(into == bytes_of(object), "passed-through bytes changed");
-                    }
-                }
-            }
-            for tier in &store.usage().tiers {
-                assert!(tier.used_bytes <= quota + tier.lingering_bytes, "{tier:?}");
-            }
-        }
-        eprintln!("{eviction:?}: {:?}", store.usage());
-    }
 }
 
 #[test]
