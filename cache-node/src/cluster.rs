@@ -250,7 +250,7 @@ impl Cluster {
         let added = tokio::task::spawn_blocking(move || node.add_given(spec, &mount, &given));
         let dataset = added.await.map_err(|_| NodeError::Stopping)??;
         let coverage = Arc::new(Coverage::default());
-        tokio::spawn(coverage.clone().follow(dataset.fs.clone(), dataset.stopped()));
+        tokio::spawn(coverage.clone().follow(dataset.clone()));
         info!(dataset = name, uid, "serving");
         self.state.lock().served.insert(uid, Served { dataset, accesses, coverage, is_leaving: false });
         Ok(())

@@ -56,11 +56,11 @@ struct Counters {
     files_passed: AtomicU64,
     bytes_passed: AtomicU64,
     /// The first `FAILED_MAX` that failed, to be tried once more.
-    to_retry: Mutex<Vec<Wanted>>,
+    to_retry: Mutex<Vec<Load>>,
 }
 
 impl Counters {
-    fn note_retry(&self, wanted: Wanted) {
+    fn note_retry(&self, wanted: Load) {
         let mut to_retry = self.to_retry.lock();
         if to_retry.len() < FAILED_MAX {
             to_retry.push(wanted);
@@ -74,9 +74,16 @@ impl Counters {
 
 /// A file to be loaded, or its first blocks.
 #[derive(Clone, Copy)]
-struct Wanted {
+struct Load {
     entry: EntryIndex,
     blocks_max: u32,
+}
+
+/// What a preload has to hold, and what of it is here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub bytes: u64,
+    pub held_bytes: u64,
 }
 
 /// Files and bytes that are read through instead of being loaded: they were asked for and would not be kept.
@@ -122,6 +129,21 @@ impl Preload {
     /// Of the last run: what it left to the source, because the cache would not have kept it.
     pub fn read_through(&self) -> ReadThrough {
         *self.read_through.lock()
+    }
+    /// Of the files at or below `paths` as they are now: what is to be here, and how much of it is. What the last run left to the source isn't wanted.
+    /// Walks the list.
+    pub fn wanted(&self, paths: &[String]) -> Result<Wanted, PreloadError> {
+        let manifest = self.fs.manifest().ok_or(PreloadError::NoManifest)?;
+        let paths = list::without_paths_below_others(paths.to_vec());
+        let mut wanted = Wanted::default();
+        list::each_wanted(&manifest, &self.fs.rules(), &paths, &mut |entry, size| {
+            wanted.bytes += size;
+            wanted.held_bytes += self.fs.reader().held_bytes(&manifest.object(entry)?.object);
+            Ok(())
+        })?;
+        wanted.bytes = wanted.bytes.saturating_sub(self.read_through().bytes);
+        wanted.held_bytes = wanted.held_bytes.min(wanted.bytes);
+        Ok(wanted)
     }
     /// Shows a run that hasn't begun.
     pub fn announce(&self, state: PreloadState) {
@@ -235,7 +257,7 @@ impl Preload {
                 };
                 if let Some(blocks_max) = blocks_max {
                     // Closed when the run was stopped: then nobody wants the rest.
-                    let _ = sender.blocking_send(Wanted { entry, blocks_max });
+                    let _ = sender.blocking_send(Load { entry, blocks_max });
                 }
                 Ok(())
             })
@@ -262,7 +284,7 @@ impl Preload {
         walk.await.map_err(|_| PreloadError::Aborted)?
     }
 
-    async fn load_one(&self, manifest: &Manifest, wanted: Wanted, counters: &Counters, bucket: &Bucket) {
+    async fn load_one(&self, manifest: &Manifest, wanted: Load, counters: &Counters, bucket: &Bucket) {
         let (file, path) = match self.fs.file_of_entry(manifest, wanted.entry) {
             Ok(found) => found,
             Err(error) => {

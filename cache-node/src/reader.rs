@@ -80,6 +80,13 @@ impl Reader {
         }
     }
 
+    /// Bytes of the object that the store has.
+    pub fn held_bytes(&self, object: &forebay_wire::block::ObjectRef) -> u64 {
+        let blocks = (0..self.block_size.count(object.size)).map(forebay_wire::block::BlockIndex);
+        let here = blocks.filter(|index| self.store.contains(object, *index));
+        here.filter_map(|index| self.block_size.extent(index, object.size)).map(|extent| extent.len()).sum()
+    }
+
     /// Blocks to be filled ahead when `extent` is read; `None` for objects of one block. Cheap: the hit path calls it too.
     pub fn observe(&self, object: &forebay_wire::block::ObjectRef, extent: Extent) -> Option<crate::fill::window::Advice> {
         (object.size > self.block_size.bytes()).then(|| self.windows.observe(object, extent, self.block_size))

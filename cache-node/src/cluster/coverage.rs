@@ -1,16 +1,17 @@
 //! How much of a data set is held here: a walk over its list, now and then.
-//! Knows list and store. Does not know preload or rules beyond what they want to be here.
+//! Knows list and store, and what a preload that is done has brought. Does not know how it is brought.
 //! The walk costs about a microsecond a file, so its pace follows its cost: it takes one twentieth of one core at most.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
 
+use crate::control::PreloadState;
 use crate::fill::chain;
-use crate::fs::{Filesystem, for_each_below};
-use forebay_wire::block::BlockIndex;
+use crate::fs::for_each_below;
+use crate::node::Dataset;
+use crate::preload::Wanted;
 
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 /// Pause of a walk, as a multiple of what it took.
@@ -21,6 +22,8 @@ const PAUSE_FACTOR: u32 = 20;
 pub(super) struct Held {
     pub(super) files: u64,
     pub(super) bytes: u64,
+    /// What a preload has brought and what of it is still here; `None` where none was done when the walk began.
+    pub(super) wanted: Option<Wanted>,
 }
 
 /// Shared by the walk and who asks.
@@ -32,10 +35,11 @@ impl Coverage {
         *self.0.lock()
     }
 
-    /// Walks until `stop`.
-    pub(super) async fn follow(self: Arc<Self>, fs: Arc<Filesystem>, stop: CancellationToken) {
+    /// Walks until the data set ends.
+    pub(super) async fn follow(self: Arc<Self>, dataset: Arc<Dataset>) {
+        let stop = dataset.stopped();
         loop {
-            let (coverage, walked) = (self.clone(), fs.clone());
+            let (coverage, walked) = (self.clone(), dataset.clone());
             let walk = move || {
                 let begin = Instant::now();
                 coverage.walk(&walked);
@@ -49,22 +53,26 @@ impl Coverage {
         }
     }
 
-    fn walk(&self, fs: &Filesystem) {
+    fn walk(&self, dataset: &Dataset) {
+        let fs = &dataset.fs;
         let Some(manifest) = fs.manifest() else { return };
-        let reader = fs.reader();
+        let is_done = dataset.preload.progress().borrow().as_ref().is_some_and(|progress| progress.state == PreloadState::Done);
         let mut held = Held::default();
         let walked = for_each_below(&manifest, b"/", &mut |entry, size| {
-            let Ok((file, _)) = fs.file_of_entry(&manifest, entry) else { return };
-            let here = |index: &BlockIndex| reader.store().contains(&file.object, *index);
-            let blocks = (0..reader.block_size().count(size)).map(BlockIndex);
-            let bytes =
-                blocks.filter(here).filter_map(|index| reader.block_size().extent(index, size)).map(|extent| extent.len()).sum::<u64>();
+            let Ok(object) = manifest.object(entry) else { return };
+            let bytes = fs.reader().held_bytes(&object.object);
             held.bytes += bytes;
             held.files += u64::from(bytes == size);
         });
-        match walked {
-            Ok(_) => *self.0.lock() = held,
-            Err(error) => tracing::debug!(error = %chain(&error), "the list can't be walked; the figures stay as they were"),
+        if let Err(error) = walked {
+            return tracing::debug!(error = %chain(&error), "the list can't be walked; the figures stay as they were");
         }
+        if is_done {
+            match dataset.preload.wanted(&dataset.paths_to_load()) {
+                Ok(wanted) => held.wanted = Some(wanted),
+                Err(error) => tracing::debug!(error = %chain(&error), "what is wanted can't be walked"),
+            }
+        }
+        *self.0.lock() = held;
     }
 }

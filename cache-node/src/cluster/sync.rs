@@ -99,12 +99,11 @@ impl Cluster {
 
 fn observed(uid: &str, served: &Served) -> wire::ObservedDataset {
     let progress = served.dataset.preload.progress().borrow().clone();
-    // What a preload wants and has; once it is done, what is held may only shrink by what the cache let go.
-    let (wanted, held) = progress.as_ref().map_or((0, 0), |progress| match progress.state {
-        PreloadState::Done => (progress.bytes_total, progress.bytes_total.min(served.coverage.held().bytes.max(progress.bytes_done))),
-        PreloadState::Waiting | PreloadState::Running | PreloadState::Paused | PreloadState::Failed => {
-            (progress.bytes_total, progress.bytes_done)
-        }
+    // What a preload wants and has. Once it is done the cache may let go of blocks and a sync may find files: then what a walk finds is the truth.
+    let walked = served.coverage.held().wanted;
+    let (wanted, held) = progress.as_ref().map_or((0, 0), |progress| match (progress.state, walked) {
+        (PreloadState::Done, Some(walked)) => (walked.bytes, walked.held_bytes),
+        _ => (progress.bytes_total, progress.bytes_done),
     });
     let problem_kind = served.dataset.refresh.trouble().map_or(wire::Problem::None, |trouble| match trouble {
         Trouble::Denied => wire::Problem::Denied,

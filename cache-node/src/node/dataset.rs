@@ -102,6 +102,12 @@ impl Dataset {
         unreachable.flat_map(|(_, kind)| kind.samples.iter().cloned()).take(count).collect()
     }
 
+    /// What is kept loaded as the spec is now: the preload's paths, and what rules pin.
+    pub fn paths_to_load(&self) -> Vec<String> {
+        let spec = self.spec();
+        preload_paths(&spec, matches!(spec.preload.when, PreloadWhen::Once | PreloadWhen::Always))
+    }
+
     /// Ends whoever keeps it loaded; the token of the next one.
     pub(super) fn next_turn(&self) -> CancellationToken {
         let mut turn = self.turn.lock();

@@ -21,7 +21,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use crate::fuse::child::Mount;
 use crate::laptop::wait_until;
 
-const UID: &str = "0d9a4b1c-0000-4000-8000-000000000001";
+pub(crate) const UID: &str = "0d9a4b1c-0000-4000-8000-000000000001";
 const NODE: &str = "node.policy.forebay.dev";
 const OPERATOR: &str = "operator.forebay.dev";
 const BYTES: usize = 300_000;
@@ -45,16 +45,16 @@ impl Authority {
 }
 
 /// One node process, its folders, and a bucket.
-struct Node {
+pub(crate) struct Node {
     folder: TempDir,
     authority: Authority,
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
     address: String,
     process: Option<Child>,
 }
 
 impl Node {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = TempDir::new().unwrap();
         let authority = Authority::new();
         for name in ["bucket", "cache", "run", "tls", "mount"] {
@@ -80,7 +80,7 @@ impl Node {
         node
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().canonicalize().unwrap().join(name)
     }
 
@@ -117,14 +117,14 @@ impl Node {
     }
 
     /// What the operator says, and the answer.
-    fn sync(&self, generation: &str, datasets: Option<Vec<DesiredDataset>>) -> SyncReply {
+    pub(crate) fn sync(&self, generation: &str, datasets: Option<Vec<DesiredDataset>>) -> SyncReply {
         let mut client = ControlClient::new(self.channel(&self.authority, OPERATOR).unwrap());
         let desired = datasets.map(|datasets| Desired { policy: "policy".to_owned(), datasets });
         let request = SyncRequest { generation: generation.to_owned(), desired };
         self.runtime.block_on(client.sync(request)).unwrap().into_inner()
     }
 
-    fn dataset(&self, uid: &str, rest: &str) -> DesiredDataset {
+    pub(crate) fn dataset(&self, uid: &str, rest: &str) -> DesiredDataset {
         let source = self.path("bucket").display().to_string();
         let object = format!(
             r#"{{"apiVersion":"forebay.dev/v1alpha1","kind":"Dataset","metadata":{{"name":"t","namespace":"vision"}},"spec":{{"source":"file://{source}"{rest}}}}}"#
@@ -132,7 +132,7 @@ impl Node {
         DesiredDataset { uid: uid.to_owned(), object, ..DesiredDataset::default() }
     }
 
-    fn observed(&self) -> ObservedDataset {
+    pub(crate) fn observed(&self) -> ObservedDataset {
         let mut reply = self.sync("", None);
         assert_eq!(reply.datasets.len(), 1, "{reply:?}");
         reply.datasets.remove(0)
@@ -174,7 +174,7 @@ impl Drop for Node {
     }
 }
 
-fn skip() -> bool {
+pub(crate) fn skip() -> bool {
     !crate::fuse::can_mount()
 }
 
@@ -250,6 +250,23 @@ fn rules_and_preload_take_effect_at_once_and_other_fields_without_a_failed_read(
     drop(mount);
     let _mount = node.mount();
     assert_eq!(mode(&node), 0o400, "another spec");
+}
+
+#[test]
+fn what_is_warm_is_so_only_as_long_as_every_wanted_block_is_here() {
+    let node = Node::start();
+    node.sync("1", Some(vec![node.dataset(UID, r#","preload":{"when":"Once"},"sync":{"interval":"1s"}"#)]));
+    let wanted_and_held = || {
+        let observed = node.observed();
+        (observed.wanted_bytes, observed.wanted_held_bytes)
+    };
+    let all = 4 * BYTES as u64;
+    wait_until("the preload", || wanted_and_held() == (all, all));
+    // Loaded once, so this one isn't loaded, and what is wanted isn't all here.
+    fs::write(node.path("bucket").join("f5"), [5; BYTES]).unwrap();
+    wait_until("the file that was added", || wanted_and_held() == (all + BYTES as u64, all));
+    fs::remove_file(node.path("bucket").join("f5")).unwrap();
+    wait_until("the file to be gone", || wanted_and_held() == (all, all));
 }
 
 #[test]
