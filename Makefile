@@ -31,8 +31,8 @@ release: ## release build of the node, the bench and the examples that it measur
 test: lint unit readers pjdfstest ## everything a change must pass: fmt, clippy, cargo deny, all tests, tidy, real readers
 
 .PHONY: unit
-unit: ## the tests of every crate, tidy among them
-	$(ENVTEST) $(CARGO) test --workspace --locked
+unit: build ## the tests of every crate, tidy among them, beside a real API server and with csi-sanity
+	folder=$$(e2e/cluster/build.sh csi-sanity) && FOREBAY_CSI_SANITY=$$folder/csi-sanity $(ENVTEST) $(CARGO) test --workspace --locked
 
 .PHONY: crds
 crds: ## write crds/ and docs/crds.md from the types in api/

@@ -162,7 +162,11 @@ impl Node for NodeService {
         let (this, request) = (self.clone(), request.into_inner());
         self.run("NodeGetVolumeStats", async move {
             id(&request.volume_id)?;
-            let target = this.target("volume_path", &request.volume_path)?;
+            // The specification's code for a path that no volume can be at, as for one where none is.
+            let target = this.target("volume_path", &request.volume_path).map_err(|error| match error {
+                Error::Path(_) => Error::NotMounted { path: request.volume_path.clone() },
+                other => other,
+            })?;
             Ok(stats(this.sessions.stats(&target).await?))
         })
         .await

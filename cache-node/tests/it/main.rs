@@ -19,5 +19,6 @@ mod preload;
 #[expect(dead_code, reason = "the sources' own tests need more of it")]
 #[path = "../../source/tests/it/s3_server.rs"]
 mod s3_server;
+mod sanity;
 mod semantics;
 mod strict;
