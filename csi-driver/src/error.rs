@@ -17,8 +17,6 @@ pub(crate) enum Error {
     Missing { field: &'static str },
     #[error("a data set is a folder of files, no block device: use volumeMode: Filesystem")]
     Block,
-    #[error("the volume isn't staged: staging_target_path is empty")]
-    NotStaged,
     #[error(
         "{volume} isn't known on this node yet: does the Dataset exist, and is its Ready condition true? If it was just created this passes by itself; kubelet tries again"
     )]

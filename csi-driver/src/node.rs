@@ -2,7 +2,6 @@
 //! Knows the messages. Does not know how anything is mounted.
 //! Invariant: one operation at a time for each volume, and one that began runs to its end, whether kubelet still waits for it or not.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,12 +16,13 @@ use crate::error::Error;
 use crate::kubelet::{Kubelet, Target};
 use crate::locks::{Held, Locks};
 use crate::metrics::Metrics;
-use crate::sessions::{Folder, Sessions, Stats};
+use crate::sessions::{Sessions, Stats};
 use crate::status::status;
 use crate::volume::{Volume, VolumeId};
 
 /// How long a request waits for an earlier one on its volume before kubelet is told to come again.
 const TURN_WITHIN: Duration = Duration::from_secs(30);
+const NOT_STAGED: &str = "nothing is staged: a session is mounted with its first volume and ends with its last";
 
 #[derive(Clone, Debug)]
 pub(crate) struct NodeService {
@@ -62,61 +62,22 @@ impl NodeService {
         turn.ok_or_else(|| Error::Pending { volume: volume.to_string() })
     }
 
-    async fn bind(self, asked: Bind) -> Result<(), Error> {
-        let Bind { id, context, capability, target } = asked;
-        check(capability)?;
-        let volume = Volume::parse(&id, &context)?;
-        let _turn = self.turn(&id).await?;
-        self.sessions.bind(&volume, &target).await
-    }
-
-    async fn unbind(self, id: VolumeId, target: Target, folder: Folder) -> Result<(), Error> {
-        let _turn = self.turn(&id).await?;
-        self.sessions.unbind(&target, folder).await
-    }
-
     fn target(&self, field: &'static str, text: &str) -> Result<Target, Error> {
         if text.is_empty() { Err(Error::Missing { field }) } else { Ok(self.kubelet.target(field, text)?) }
     }
 }
 
-/// What stage and publish have in common.
-struct Bind {
-    id: VolumeId,
-    context: HashMap<String, String>,
-    capability: Option<csi::VolumeCapability>,
-    target: Target,
-}
-
 #[tonic::async_trait]
 impl Node for NodeService {
-    async fn node_stage_volume(
-        &self,
-        request: Request<csi::NodeStageVolumeRequest>,
-    ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
-        let (this, request) = (self.clone(), request.into_inner());
-        self.run("NodeStageVolume", async move {
-            let id = id(&request.volume_id)?;
-            let target = this.target("staging_target_path", &request.staging_target_path)?;
-            this.bind(Bind { id, context: request.volume_context, capability: request.volume_capability, target }).await?;
-            Ok(csi::NodeStageVolumeResponse {})
-        })
-        .await
+    async fn node_stage_volume(&self, _: Request<csi::NodeStageVolumeRequest>) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
+        Err(Status::unimplemented(NOT_STAGED))
     }
 
     async fn node_unstage_volume(
         &self,
-        request: Request<csi::NodeUnstageVolumeRequest>,
+        _: Request<csi::NodeUnstageVolumeRequest>,
     ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
-        let (this, request) = (self.clone(), request.into_inner());
-        self.run("NodeUnstageVolume", async move {
-            let id = id(&request.volume_id)?;
-            let target = this.target("staging_target_path", &request.staging_target_path)?;
-            // kubelet made the folder, and removes it.
-            this.unbind(id, target, Folder::Keep).await?;
-            Ok(csi::NodeUnstageVolumeResponse {})
-        })
-        .await
+        Err(Status::unimplemented(NOT_STAGED))
     }
 
     /// Read-only, whatever the pod says: a data set can't be written.
@@ -128,14 +89,10 @@ impl Node for NodeService {
         self.run("NodePublishVolume", async move {
             let id = id(&request.volume_id)?;
             let target = this.target("target_path", &request.target_path)?;
-            check(request.volume_capability.clone())?;
-            match Volume::parse(&id, &request.volume_context)? {
-                Volume::Persistent { .. } if request.staging_target_path.is_empty() => return Err(Error::NotStaged),
-                // What is staged is not bound on: the session may be another one by now, if the first was lost.
-                Volume::Persistent { .. } => drop(this.target("staging_target_path", &request.staging_target_path)?),
-                Volume::Inline { .. } => {}
-            }
-            this.bind(Bind { id, context: request.volume_context, capability: request.volume_capability, target }).await?;
+            check(request.volume_capability)?;
+            let volume = Volume::parse(&id, &request.volume_context)?;
+            let _turn = this.turn(&id).await?;
+            this.sessions.bind(&volume, &target).await?;
             Ok(csi::NodePublishVolumeResponse {})
         })
         .await
@@ -149,7 +106,8 @@ impl Node for NodeService {
         self.run("NodeUnpublishVolume", async move {
             let id = id(&request.volume_id)?;
             let target = this.target("target_path", &request.target_path)?;
-            this.unbind(id, target, Folder::Remove).await?;
+            let _turn = this.turn(&id).await?;
+            this.sessions.unbind(&target).await?;
             Ok(csi::NodeUnpublishVolumeResponse {})
         })
         .await
@@ -186,7 +144,8 @@ impl Node for NodeService {
         let capability = |kind: Capability| csi::NodeServiceCapability {
             r#type: Some(csi::node_service_capability::Type::Rpc(csi::node_service_capability::Rpc { r#type: kind.into() })),
         };
-        let all = [Capability::StageUnstageVolume, Capability::GetVolumeStats, Capability::VolumeCondition];
+        // No staging: kubelet refuses to unstage while the kernel's table shows the same file system elsewhere, and a session's own mount is there.
+        let all = [Capability::GetVolumeStats, Capability::VolumeCondition];
         Ok(Response::new(csi::NodeGetCapabilitiesResponse { capabilities: all.map(capability).to_vec() }))
     }
 

@@ -107,15 +107,12 @@ impl Sessions {
     }
 
     /// Takes `target` off whatever session it shows, which ends with its last one. May be repeated.
-    pub(crate) async fn unbind(self: &Arc<Self>, target: &Target, folder: Folder) -> Result<(), Error> {
+    pub(crate) async fn unbind(self: &Arc<Self>, target: &Target) -> Result<(), Error> {
         let connection = target::bound(target)?;
         let (this, wanted) = (Arc::clone(self), target.clone());
         blocking(move || {
             target::unbind(&this.kubelet, &wanted)?;
-            match folder {
-                Folder::Remove => target::remove(&this.kubelet, &wanted),
-                Folder::Keep => Ok(()),
-            }
+            target::remove(&this.kubelet, &wanted)
         })
         .await?;
         if let Some(session) = connection.and_then(|connection| self.by_connection(connection)) {
@@ -185,14 +182,7 @@ impl Sessions {
     }
 }
 
-/// What becomes of the folder that a mount was on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Folder {
-    Remove,
-    Keep,
-}
-
-/// Whether anything but the session's own mount point shows its connection: targets, staging folders, kubelet's binds for subPath.
+/// Whether anything but the session's own mount point shows its connection: targets, kubelet's binds for subPath.
 fn is_used(session: &Session, mounts: &[MountRow]) -> bool {
     let own = session.mount_point();
     mounts.iter().any(|row| row.is_forebay && row.connection == session.connection() && row.mount_point != own)

@@ -13,7 +13,7 @@ pub(crate) fn status(error: &Error) -> Status {
 fn code(error: &Error) -> Code {
     match error {
         Error::Volume(_) | Error::Path(_) | Error::Missing { .. } | Error::Block | Error::Refused { .. } => Code::InvalidArgument,
-        Error::NotStaged | Error::NotServable { .. } | Error::Busy { .. } => Code::FailedPrecondition,
+        Error::NotServable { .. } | Error::Busy { .. } => Code::FailedPrecondition,
         Error::Unknown { .. } | Error::NoCacheNode { .. } | Error::Silent { .. } => Code::Unavailable,
         Error::Pending { .. } => Code::Aborted,
         Error::NotMounted { .. } => Code::NotFound,

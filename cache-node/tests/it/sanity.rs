@@ -148,7 +148,7 @@ fn the_suite_of_the_csi_authors_passes() {
     let node = Node::start();
     node.sync("1", Some(vec![node.dataset(UID, "")]));
     let kubelet = node.path("kubelet");
-    for folder in ["pods/sanity/volumes", "plugins", "plugins/kubernetes.io/sanity"] {
+    for folder in ["pods/sanity/volumes", "plugins"] {
         fs::create_dir_all(kubelet.join(folder)).unwrap();
     }
     let mut command = Command::new(driver());
@@ -174,8 +174,11 @@ fn the_suite_of_the_csi_authors_passes() {
         assert!(outcome.contains(" 0 Failed") && !outcome.contains(" 0 Passed"), "{text}");
     };
     run("Identity Service", &[]);
-    let (target, staging) = (kubelet.join("pods/sanity/volumes/mount"), kubelet.join("plugins/kubernetes.io/sanity/globalmount"));
-    run("Node Service", &[("--csi.controllerendpoint", &controller), ("--csi.mountdir", &target), ("--csi.stagingdir", &staging)]);
+    let target = kubelet.join("pods/sanity/volumes/mount");
+    run(
+        "Node Service",
+        &[("--csi.controllerendpoint", &controller), ("--csi.mountdir", &target), ("--csi.stagingdir", &node.path("staging"))],
+    );
     let left: Vec<String> = fs::read_to_string("/proc/mounts").unwrap().lines().map(str::to_owned).collect();
     let left: Vec<&String> = left.iter().filter(|row| row.contains(kubelet.to_str().unwrap())).collect();
     assert!(left.is_empty(), "{left:?}");

@@ -69,9 +69,8 @@ async fn a_driver_that_dies_gets_its_mounts_back() {
 async fn both_at_once_fail_reads_and_new_pods_mount_soon() {
     let mut machine = Machine::new();
     let mut kubelet = machine.client().await;
-    let (staging, old, new) = (machine.staging(IMAGENET), machine.target("old"), machine.target("new"));
-    kubelet.stage(IMAGENET, &staging).await.unwrap();
-    kubelet.publish(IMAGENET, &staging, &old).await.unwrap();
+    let (old, new) = (machine.target("old"), machine.target("new"));
+    kubelet.publish(IMAGENET, &old).await.unwrap();
     let reader = Reader::start(&old, IMAGENET);
     machine.kill_node();
     machine.kill_driver();
@@ -81,7 +80,7 @@ async fn both_at_once_fail_reads_and_new_pods_mount_soon() {
     machine.start_driver();
     machine.start_node();
     let mut kubelet = machine.client().await;
-    kubelet.publish(IMAGENET, &staging, &new).await.unwrap();
+    kubelet.publish(IMAGENET, &new).await.unwrap();
     assert_user_reads(&new, IMAGENET);
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let lost = kubelet.stats(IMAGENET, &old).await.unwrap().volume_condition.unwrap();
@@ -89,7 +88,6 @@ async fn both_at_once_fail_reads_and_new_pods_mount_soon() {
     for target in [&old, &new] {
         kubelet.unpublish(IMAGENET, target).await.unwrap();
     }
-    kubelet.unstage(IMAGENET, &staging).await.unwrap();
     machine.assert_nothing_is_left();
 }
 

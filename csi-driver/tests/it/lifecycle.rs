@@ -17,13 +17,12 @@ use super::stand_in::{FILE, FILE_BYTES, IMAGENET, LAION};
 async fn two_pods_share_a_session_that_ends_with_the_last() {
     let machine = Machine::new();
     let mut kubelet = machine.client().await;
-    let (staging, one, two) = (machine.staging(IMAGENET), machine.target("one"), machine.target("two"));
+    let (one, two) = (machine.target("one"), machine.target("two"));
     for _ in 0..2 {
-        kubelet.stage(IMAGENET, &staging).await.unwrap();
-        kubelet.publish(IMAGENET, &staging, &one).await.unwrap();
-        kubelet.publish(IMAGENET, &staging, &two).await.unwrap();
+        kubelet.publish(IMAGENET, &one).await.unwrap();
+        kubelet.publish(IMAGENET, &two).await.unwrap();
     }
-    assert_eq!(machine.mounts().len(), 4, "the session, its staging folder, two pods: {:?}", machine.mounts());
+    assert_eq!(machine.mounts().len(), 3, "the session, two pods: {:?}", machine.mounts());
     assert!(machine.mounts().iter().all(|row| row.is_read_only));
     assert_user_reads(&one, IMAGENET);
     assert_user_reads(&two, IMAGENET);
@@ -37,14 +36,12 @@ async fn two_pods_share_a_session_that_ends_with_the_last() {
     assert_user_reads(&two, IMAGENET);
     for _ in 0..2 {
         kubelet.unpublish(IMAGENET, &two).await.unwrap();
-        kubelet.unstage(IMAGENET, &staging).await.unwrap();
     }
-    assert!(staging.exists(), "kubelet's own folder");
     machine.assert_nothing_is_left();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_inline_volume_needs_no_stage() {
+async fn inline_volumes_of_two_data_sets_have_a_session_each() {
     let machine = Machine::new();
     let mut kubelet = machine.client().await;
     let (one, two) = (machine.target("one"), machine.target("two"));

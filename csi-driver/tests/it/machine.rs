@@ -123,12 +123,6 @@ impl Machine {
         parent.join("mount")
     }
 
-    pub(crate) fn staging(&self, uid: &str) -> PathBuf {
-        let folder = self.kubelet().join("plugins/kubernetes.io").join(uid).join("globalmount");
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
-    }
-
     /// Mounts of Forebay below this machine's folder.
     pub(crate) fn mounts(&self) -> Vec<MountRow> {
         let root = self.folder.path().canonicalize().unwrap();
@@ -211,25 +205,9 @@ pub(crate) fn text(path: &Path) -> String {
 }
 
 impl Client {
-    pub(crate) async fn stage(&mut self, uid: &str, staging: &Path) -> Result<(), Status> {
-        let request = csi::NodeStageVolumeRequest {
-            volume_id: uid.to_owned(),
-            staging_target_path: text(staging),
-            volume_capability: Some(capability()),
-            ..Default::default()
-        };
-        self.0.node_stage_volume(request).await.map(drop)
-    }
-
-    pub(crate) async fn unstage(&mut self, uid: &str, staging: &Path) -> Result<(), Status> {
-        let request = csi::NodeUnstageVolumeRequest { volume_id: uid.to_owned(), staging_target_path: text(staging) };
-        self.0.node_unstage_volume(request).await.map(drop)
-    }
-
-    pub(crate) async fn publish(&mut self, uid: &str, staging: &Path, target: &Path) -> Result<(), Status> {
+    pub(crate) async fn publish(&mut self, uid: &str, target: &Path) -> Result<(), Status> {
         let request = csi::NodePublishVolumeRequest {
             volume_id: uid.to_owned(),
-            staging_target_path: text(staging),
             target_path: text(target),
             volume_capability: Some(capability()),
             ..Default::default()

@@ -17,8 +17,8 @@ fn check(result: Result<(), tonic::Status>, code: Code, part: &str) {
 async fn what_may_come_later_is_unavailable() {
     let mut machine = Machine::without_node();
     let mut kubelet = machine.client().await;
-    let (staging, target) = (machine.staging(IMAGENET), machine.target("one"));
-    check(kubelet.stage(IMAGENET, &staging).await, Code::Unavailable, "no cache node runs on this node yet");
+    let target = machine.target("one");
+    check(kubelet.publish(IMAGENET, &target).await, Code::Unavailable, "no cache node runs on this node yet");
     machine.start_node();
     let unknown = inline(&[("dataset", "unborn")]);
     check(
@@ -26,8 +26,8 @@ async fn what_may_come_later_is_unavailable() {
         Code::Unavailable,
         "data set vision/unborn isn't known on this node yet",
     );
-    kubelet.stage(IMAGENET, &staging).await.unwrap();
-    kubelet.unstage(IMAGENET, &staging).await.unwrap();
+    kubelet.publish(IMAGENET, &target).await.unwrap();
+    kubelet.unpublish(IMAGENET, &target).await.unwrap();
     machine.assert_nothing_is_left();
 }
 
@@ -36,7 +36,7 @@ async fn what_a_node_cannot_serve_says_why_and_leaves_nothing() {
     let machine = Machine::new();
     let mut kubelet = machine.client().await;
     let target = machine.target("one");
-    let broken = kubelet.stage(BROKEN, &machine.staging(BROKEN)).await;
+    let broken = kubelet.publish(BROKEN, &target).await;
     check(broken, Code::FailedPrecondition, "the bucket doesn't exist: create it");
     let never = kubelet.publish_inline("csi-1", &target, inline(&[("dataset", "never")])).await;
     check(never, Code::InvalidArgument, "which this cluster doesn't allow");
@@ -57,12 +57,12 @@ async fn what_never_can_be_is_invalid() {
     ] {
         check(kubelet.publish_inline("csi-1", &target, attributes).await, Code::InvalidArgument, part);
     }
-    check(kubelet.publish("../../etc", &target, &target).await, Code::InvalidArgument, "no UID of a Dataset");
-    check(kubelet.publish("", &target, &target).await, Code::InvalidArgument, "volume_id");
-    check(kubelet.publish(IMAGENET, "".as_ref(), &target).await, Code::FailedPrecondition, "isn't staged");
+    check(kubelet.publish("../../etc", &target).await, Code::InvalidArgument, "no UID of a Dataset");
+    check(kubelet.publish("", &target).await, Code::InvalidArgument, "volume_id");
+    let staged = kubelet.0.node_stage_volume(csi::NodeStageVolumeRequest::default()).await.map(drop);
+    check(staged, Code::Unimplemented, "nothing is staged");
     let request = csi::NodePublishVolumeRequest {
         volume_id: IMAGENET.to_owned(),
-        staging_target_path: text(&machine.staging(IMAGENET)),
         target_path: text(&target),
         volume_context: context(&[]),
         ..Default::default()

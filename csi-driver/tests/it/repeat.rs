@@ -51,18 +51,16 @@ async fn random_sequences_leave_nothing() {
     for step in 0..steps() {
         let uid = uids[random.random_range(0..2)];
         let pod = format!("pod-{}", random.random_range(0..4));
-        let (staging, target) = (machine.staging(uid), machine.target(&format!("{uid}-{pod}")));
+        let target = machine.target(&format!("{uid}-{pod}"));
         match random.random_range(0..20) {
-            0..=3 => kubelet.stage(uid, &staging).await.unwrap(),
-            4..=9 => {
-                kubelet.publish(uid, &staging, &target).await.unwrap();
+            0..=9 => {
+                kubelet.publish(uid, &target).await.unwrap();
                 published.insert((uid, target.clone()));
             }
-            10..=14 => {
+            10..=16 => {
                 kubelet.unpublish(uid, &target).await.unwrap();
                 published.remove(&(uid, target.clone()));
             }
-            15..=16 => kubelet.unstage(uid, &staging).await.unwrap(),
             17 => {
                 machine.kill_node();
                 machine.start_node();
@@ -95,7 +93,6 @@ async fn random_sequences_leave_nothing() {
         for pod in 0..4 {
             kubelet.unpublish(uid, &machine.target(&format!("{uid}-pod-{pod}"))).await.unwrap();
         }
-        kubelet.unstage(uid, &machine.staging(uid)).await.unwrap();
     }
     machine.assert_nothing_is_left();
 }
