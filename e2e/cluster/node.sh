@@ -100,6 +100,8 @@ podCIDR: $(node_pods "$n")
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 syncFrequency: 10s
+# Tests kill programs again and again; otherwise each waits twice as long as the one before for its next start.
+crashLoopBackOff: {maxContainerRestartPeriod: 2s}
 nodeStatusUpdateFrequency: 4s
 volumeStatsAggPeriod: 10s
 fileCheckFrequency: 20s

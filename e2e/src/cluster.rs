@@ -108,6 +108,11 @@ pub fn top() -> PathBuf {
 
 /// Installs or upgrades the chart with the images of this build; `values` as `--set` takes them.
 pub fn helm_install(values: &[&str]) -> Result<()> {
+    helm_upgrade_to("e2e", values)
+}
+
+/// The same with the images of another tag.
+pub fn helm_upgrade_to(tag: &str, values: &[&str]) -> Result<()> {
     let mut command = Command::new("helm");
     command.args(["upgrade", "--install", RELEASE]).arg(top().join("charts/forebay"));
     command.args(["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "180s"]);
@@ -115,7 +120,7 @@ pub fn helm_install(values: &[&str]) -> Result<()> {
         command.args(["--set", value]);
     }
     for image in ["operator", "node", "csi"] {
-        command.arg("--set").arg(format!("images.{image}.tag=e2e"));
+        command.arg("--set").arg(format!("images.{image}.tag={tag}"));
     }
     run(command).map(drop)
 }

@@ -155,8 +155,9 @@ spec:
 
     /// Ends a load, and checks that nothing failed: how often everything was read, and the longest read in seconds.
     pub fn finish(&self, files: usize) -> Result<(u64, f64)> {
-        kubectl(&["-n", &self.namespace, "exec", &self.name, "--", "python3", "-c", "open('/tmp/stop','w')"])?;
-        self.wait_phase("Succeeded")?;
+        // It may end so soon that it takes the command with it, which then fails.
+        let told = kubectl(&["-n", &self.namespace, "exec", &self.name, "--", "python3", "-c", "open('/tmp/stop','w')"]);
+        self.wait_phase("Succeeded").with_context(|| format!("told to stop: {told:?}"))?;
         let log = self.log()?;
         let result: Value = serde_json::from_str(log.trim()).with_context(|| log.clone())?;
         ensure!(result["wrong"] == 0 && result["failed"].as_array().is_some_and(Vec::is_empty), "pod {}: {result}", self.name);

@@ -164,7 +164,7 @@ fn the_suite_of_the_csi_authors_passes() {
     let run = |service: &str, more: &[(&str, &Path)]| {
         let mut command = Command::new(&suite);
         command.arg("--csi.endpoint").arg(&endpoint);
-        more.iter().for_each(|(flag, path)| drop(command.arg(flag).arg(path)));
+        command.args(more.iter().flat_map(|(flag, path)| [std::ffi::OsStr::new(flag), path.as_os_str()]));
         command.args(["--ginkgo.focus", service, "--ginkgo.timeout", SUITE_LIMIT, "--ginkgo.no-color"]);
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
