@@ -4,6 +4,8 @@ CACHE_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
 FOREBAY_CACHE := $(CACHE_HOME)/forebay
 DENY_VERSION := 0.20.2
 DENY := $(FOREBAY_CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+FUZZ_VERSION := 0.13.2
+CARGO_FUZZ := $(FOREBAY_CACHE)/tools/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 # Release builds live outside the clone, one folder for each compiler. Everything else that decides their bytes (sources, locked versions,
 # features, profile, flags) is in cargo's own fingerprints, on a hit as on a miss: a new dependency builds itself and what uses it, not all.
 BUILD_KEY := $(shell rustc --version --verbose 2>/dev/null | sha256sum | cut -c1-16)
@@ -66,6 +68,14 @@ deny: $(DENY) ## dependency arrows, licences, origins (deny.toml); needs no netw
 $(DENY):
 	$(CARGO) install --locked cargo-deny@$(DENY_VERSION) --root $(FOREBAY_CACHE)/tools/cargo-deny-$(DENY_VERSION)
 
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: $(CARGO_FUZZ) ## look for input that breaks a decoder, FUZZ_SECONDS=60 for each; what was found goes on from run to run
+	FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run.sh $(CARGO_FUZZ) $(FOREBAY_CACHE)/fuzz $(RELEASE_TARGET)-fuzz
+
+$(CARGO_FUZZ):
+	$(CARGO) install --locked cargo-fuzz@$(FUZZ_VERSION) --root $(FOREBAY_CACHE)/tools/cargo-fuzz-$(FUZZ_VERSION)
+
 BENCH_FOLDER ?= $(CACHE_HOME)/forebay-bench
 ROWS ?=
 # With SHORT=1 the report goes beside the data: figures of a small run are not for the docs.
@@ -105,6 +115,7 @@ cluster-down: ## end the cluster and remove all it left
 torture: ## the long forms of the tests: hours, not minutes
 	FOREBAY_TORTURE=1 $(CARGO) test --workspace --locked --release --no-fail-fast -- --nocapture
 	FOREBAY_TORTURE=1 $(MAKE) readers
+	$(MAKE) fuzz
 
 # Both mount, and so need root. FOREBAY_TORTURE=1 adds PyTorch and WebDataset, more data and every serving mode.
 .PHONY: readers

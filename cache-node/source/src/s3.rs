@@ -288,13 +288,14 @@ impl Source for S3 {
 /// For `probe`.
 pub(crate) fn read_listing(body: &[u8], prefix: &[u8]) -> Option<usize> {
     let answer = list_xml::parse(body, prefix).ok()?;
-    let count = answer.objects.len() + answer.folders.len();
+    let told = |object: &Object| 1 + object.key.0.len() + object.version.0.len();
+    let told_bytes = answer.objects.iter().map(told).sum::<usize>() + answer.folders.iter().map(|folder| 1 + folder.len()).sum::<usize>();
     let request = ListRequest { prefix: Bytes::new(), after: None, before: None, one_level: true };
     // Whatever order the keys have, what comes out of it is in order.
     if let Ok(page) = page(answer, &request) {
         assert!(page.objects.is_sorted_by(|left, right| left.key < right.key));
     }
-    Some(count)
+    Some(told_bytes)
 }
 
 /// `bytes 0-99/1234`, where the total may be `*`.
