@@ -36,7 +36,7 @@ use crate::preload::Preload;
 use crate::reader::Reader;
 use crate::refresh::Refresh;
 use crate::rules::RuleTable;
-use forebay_manifest::{Catalog, Manifest, ManifestError, RemovedList};
+use forebay_manifest::{Catalog, ManifestError, RemovedList};
 use forebay_source::{Limits, Rates, SourceError, SourceHandle};
 use forebay_store::evict::EvictionKind;
 use forebay_store::{Capacity, DatasetSlot, Store, StoreConfig, StoreError, TierConfig, TierKind};
@@ -205,15 +205,8 @@ impl Node {
             runtime: self.runtime.clone(),
             clock: now_seconds,
         });
-        let refresh = Refresh::new(fs.clone(), catalog.clone(), manifests, interval);
-        if let Some(current) = catalog.current() {
-            let previous = previous_of(&folder.join("manifests"), &current);
-            if let Some(previous) = &previous {
-                refresh.resume(previous, &current).map_err(failed)?;
-            }
-            fs.resume(current, previous).map_err(failed)?;
-            refresh.note_resumed();
-        }
+        let refresh = Refresh::new(fs.clone(), catalog, manifests, interval);
+        refresh.resume().map_err(failed)?;
         let preload = Preload::new(fs.clone(), spec.preload.max_bytes_per_second.map(|size| size.bytes()));
         let stop = self.stop.child_token();
         let place = dataset::Place { mount_point: mount_point.to_owned(), slot, folder };
@@ -306,14 +299,6 @@ impl Node {
         let tier = disk.or(self.config.tiers.first()).map_or_else(|| PathBuf::from("."), |tier| tier.path.clone());
         tier.join("datasets").join(spec.name.namespace()).join(spec.name.name())
     }
-}
-
-/// The newest whole manifest before `current` in the catalog's folder: cookies and notifications may be of it.
-fn previous_of(folder: &Path, current: &Manifest) -> Option<Arc<Manifest>> {
-    let key = |manifest: &Manifest| (manifest.summary().term, manifest.summary().sequence);
-    let files = std::fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|entry| entry.path());
-    let named = files.filter(|path| path.extension().is_some_and(|extension| extension == "manifest"));
-    named.filter_map(|path| Manifest::open(&path).ok()).filter(|other| key(other) < key(current)).max_by_key(key).map(Arc::new)
 }
 
 async fn maintain(store: Arc<Store>, stop: CancellationToken) {

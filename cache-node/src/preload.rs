@@ -185,6 +185,14 @@ impl Preload {
     /// Cancel by `stop`: what is loaded stays.
     pub async fn run(self: &Arc<Self>, paths: Vec<String>, stop: CancellationToken) -> Result<PreloadProgress, PreloadError> {
         let _turn = self.turn.lock().await;
+        let ended = self.run_once(paths, stop).await;
+        if let Err(PreloadError::Manifest(error)) = &ended {
+            self.fs.note_damage(error);
+        }
+        ended
+    }
+
+    async fn run_once(self: &Arc<Self>, paths: Vec<String>, stop: CancellationToken) -> Result<PreloadProgress, PreloadError> {
         let manifest = self.fs.manifest().ok_or(PreloadError::NoManifest)?;
         let paths = list::without_paths_below_others(paths);
         let (rules, store) = (self.fs.rules(), self.fs.reader().store().clone());

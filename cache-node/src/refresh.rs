@@ -157,9 +157,46 @@ impl Refresh {
         self.synced.subscribe()
     }
 
-    /// A manifest of an earlier run serves.
-    pub fn note_resumed(&self) {
-        self.synced.send_modify(|synced| *synced += 1);
+    /// Lets the last manifest of an earlier run serve, before the first request. One that turns out damaged is set aside: the one before it serves,
+    /// or none, until the sources are listed, which is asked for at once. Blocks on the disk.
+    pub fn resume(&self) -> Result<(), ManifestError> {
+        while let Some(current) = self.catalog.current() {
+            match self.resume_from(&current) {
+                Err(error) if error.is_damage_of(&current) => self.set_aside(&current, &error),
+                outcome => {
+                    outcome?;
+                    break;
+                }
+            }
+        }
+        if let Some(manifest) = self.fs.manifest() {
+            self.synced.send_modify(|synced| *synced += 1);
+            if (manifest.summary().term, manifest.summary().sequence) < self.catalog.newest() {
+                // Where one listing is for ever, too: this one is older than what was shown.
+                self.ask();
+            }
+        }
+        Ok(())
+    }
+
+    fn resume_from(&self, current: &Arc<Manifest>) -> Result<(), ManifestError> {
+        let mut previous = self.catalog.before(current);
+        if let Some(before) = &previous {
+            match lost_between(before, current) {
+                Ok(lost) => *self.lost.lock() = lost,
+                Err(error) if error.is_damage_of(before) => {
+                    self.set_aside(before, &error);
+                    previous = None;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.fs.resume(current.clone(), previous)
+    }
+
+    fn set_aside(&self, damaged: &Manifest, error: &ManifestError) {
+        warn!(dataset = self.fs.name(), %error, "a manifest is set aside");
+        self.catalog.set_aside(damaged);
     }
 
     /// Lists as soon as it can.
@@ -281,6 +318,11 @@ impl Refresh {
                 }
                 current
             }
+            Some(current) if self.fs.is_damaged(&current) => {
+                // Nothing is compared with it any more, at the next start neither.
+                self.catalog.set_aside(&current);
+                self.catalog.accept(&path)?
+            }
             Some(_) | None => self.catalog.accept(&path)?,
         };
         let adoption = self.fs.accept(manifest.clone(), number)?;
@@ -300,17 +342,16 @@ impl Refresh {
         }
         Ok(())
     }
+}
 
-    /// After a restart: what the last sync of the daemon before lost is still to be freed.
-    pub fn resume(&self, previous: &Manifest, current: &Manifest) -> Result<(), ManifestError> {
-        let mut lost = Vec::new();
-        let mut failed = None;
-        diff(previous, current, |change| {
-            if failed.is_none() {
-                failed = crate::fs::lost_by(previous, &change).map(|found| lost.extend(found)).err();
-            }
-        })?;
-        self.lost.lock().extend(lost);
-        failed.map_or(Ok(()), Err)
-    }
+/// Object versions that `previous` had and `current` doesn't: after a restart, what the last sync of the daemon before lost is still to be freed.
+fn lost_between(previous: &Manifest, current: &Manifest) -> Result<Vec<(ContentId, ObjectRef)>, ManifestError> {
+    let mut lost = Vec::new();
+    let mut failed = None;
+    diff(previous, current, |change| {
+        if failed.is_none() {
+            failed = crate::fs::lost_by(previous, &change).map(|found| lost.extend(found)).err();
+        }
+    })?;
+    failed.map_or(Ok(lost), Err)
 }

@@ -110,18 +110,22 @@ impl Catalog {
         Ok(manifest)
     }
 
-    /// After `ManifestError::is_damage` of `damaged`: sets its file aside and goes on with the one before, if that is there. What is accepted
-    /// next must still exceed the damaged one. `None`: nothing serves until the next listing.
-    pub fn set_aside(&self, damaged: &Manifest) -> Option<Arc<Manifest>> {
+    /// The newest whole manifest below `manifest`: what a kernel or a reader of a folder may know. Blocks.
+    pub fn before(&self, manifest: &Manifest) -> Option<Arc<Manifest>> {
+        let files = self.files().unwrap_or_default();
+        let older = files.into_iter().rev().filter(|(number, _, is_damaged)| !is_damaged && *number < number_of(manifest));
+        older.filter_map(|(_, path, _)| Manifest::open(&path).ok()).next().map(Arc::new)
+    }
+
+    /// After `ManifestError::is_damage` of `damaged`: sets its file aside; if it was the current one, the one before is, if that is there. What is
+    /// accepted next must still exceed the damaged one. Blocks.
+    pub fn set_aside(&self, damaged: &Manifest) {
         let newest = self.newest.lock();
         self.put_aside(damaged.file());
         if self.current().is_some_and(|current| current.file() == damaged.file()) {
-            let files = self.files().unwrap_or_default();
-            let whole = files.iter().rev().filter(|(_, _, is_damaged)| !is_damaged).find_map(|(_, path, _)| Manifest::open(path).ok());
-            self.current.store(whole.map(Arc::new));
+            self.current.store(self.before(damaged));
         }
         drop(newest);
-        self.current()
     }
 
     fn put_aside(&self, path: &Path) {

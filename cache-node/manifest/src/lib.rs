@@ -194,4 +194,12 @@ impl ManifestError {
             Self::Io { .. } | Self::OutOfRange { .. } | Self::Build { .. } | Self::NotNewer { .. } => false,
         }
     }
+
+    /// Whether it is this manifest's file that is unusable.
+    pub fn is_damage_of(&self, manifest: &Manifest) -> bool {
+        match self {
+            Self::Damaged { path, .. } | Self::Format { path, .. } => path == manifest.file(),
+            Self::Io { .. } | Self::OutOfRange { .. } | Self::Build { .. } | Self::NotNewer { .. } => false,
+        }
+    }
 }

@@ -52,7 +52,7 @@ impl Filesystem {
             Some(before) => match self.remember_changes(before, &next) {
                 Ok(found) => adoption = found,
                 // Found out only now: the same as above.
-                Err(ManifestError::Damaged { path, .. }) if path == before.manifest.file() => self.damaged(before),
+                Err(error) if error.is_damage_of(&before.manifest) => self.damaged(before),
                 Err(error) => return Err(error),
             },
             None => self.remember_on_demand(&next)?,
@@ -142,6 +142,15 @@ impl Filesystem {
     pub(super) fn damaged(&self, current: &Current) {
         self.damaged_sequence.store(current.manifest.summary().sequence, Ordering::Release);
         self.refresh_wanted.notify_one();
+    }
+
+    /// The same for whoever reads the manifest that serves on its own: a preload must not wait for a reader to find the page.
+    pub fn note_damage(&self, error: &ManifestError) {
+        if let Some(current) = &*self.current.load()
+            && error.is_damage_of(&current.manifest)
+        {
+            self.damaged(current);
+        }
     }
 
     /// Whether a page of `manifest` was found damaged since it serves.

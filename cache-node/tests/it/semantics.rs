@@ -173,6 +173,15 @@ async fn s_03_a_sync_shows_what_changed_and_tells_the_kernel() {
     rig.stop().await;
 }
 
+/// Flips a bit in the third page of a list's entries.
+fn damage(manifest: &Path) {
+    let mut bytes = std::fs::read(manifest).unwrap();
+    bytes[3 * 4096 + 100] ^= 1;
+    // Written in place: who has it mapped sees it.
+    let file = std::fs::File::options().write(true).open(manifest).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s_03_a_sync_gets_past_a_damaged_list() {
     let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
@@ -182,12 +191,8 @@ async fn s_03_a_sync_gets_past_a_damaged_list() {
     let rig = serve(&source, folder.path(), "").await;
     rig.listed().await;
     let mut told = rig.fs().invalidations().unwrap();
-    // The third page of entries: no lookup has touched it, the comparison with the next list will.
-    let path = rig.fs().manifest().unwrap().file().to_owned();
-    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-    let mut byte = [0];
-    std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 3 * 4096 + 100).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 1], 3 * 4096 + 100).unwrap();
+    // No lookup has touched the page, the comparison with the next list will.
+    damage(rig.fs().manifest().unwrap().file());
     source.put(b"d/1999b", pattern(1, 600));
     source.delete(b"d/0500");
     rig.sync().await;
@@ -336,6 +341,41 @@ async fn s_08_with_the_source_away_what_is_cached_is_served_and_the_rest_is_eio(
     source.away.store(false, Ordering::Relaxed);
     assert_eq!(rig.read_path("other").await.unwrap(), pattern(2, 5000));
     rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_09_a_list_that_was_damaged_between_two_runs_is_made_anew() {
+    for damaged in ["the last", "the one before"] {
+        let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
+        for file in 0..2000 {
+            source.put(format!("d/{file:04}").as_bytes(), pattern(file, 10));
+        }
+        // Without an interval nothing but the damage asks for a listing.
+        let rig = serve(&source, folder.path(), "  sync: { mode: Never }\n").await;
+        rig.listed().await;
+        let first = rig.fs().manifest().unwrap().file().to_owned();
+        source.put(b"d/1999b", pattern(1, 600));
+        rig.sync().await;
+        let last = rig.fs().manifest().unwrap().file().to_owned();
+        assert_ne!(first, last);
+        rig.stop().await;
+        damage(if damaged == "the last" { &last } else { &first });
+
+        let rig = serve(&source, folder.path(), "  sync: { mode: Never }\n").await;
+        let mut synced = rig.dataset.refresh.synced();
+        let is_right = async {
+            while rig.read_path("d/1999b").await.ok() != Some(pattern(1, 600)) {
+                synced.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), is_right).await.unwrap();
+        for file in [0, 500, 1999] {
+            assert_eq!(rig.read_path(&format!("d/{file:04}")).await.unwrap(), pattern(file, 10), "{damaged}");
+        }
+        let aside = std::fs::read_dir(last.parent().unwrap()).unwrap().map(|row| row.unwrap().path());
+        assert!(!aside.into_iter().any(|path| path == if damaged == "the last" { last.clone() } else { first.clone() }), "{damaged}");
+        rig.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

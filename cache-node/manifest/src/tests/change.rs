@@ -111,8 +111,11 @@ fn the_catalog_never_goes_back() {
     std::fs::write(folder.path().join("x.partial"), "left by a killed builder").unwrap();
     let catalog = Catalog::open(folder.path()).unwrap();
     assert_eq!((catalog.newest(), names().len()), ((1, 9), 2));
-    let before = catalog.set_aside(&catalog.current().unwrap()).unwrap();
+    let (current, before) = (catalog.current().unwrap(), catalog.before(&catalog.current().unwrap()).unwrap());
     assert_eq!(before.summary().sequence, 5);
+    assert!(catalog.before(&before).is_none());
+    catalog.set_aside(&current);
+    assert_eq!(catalog.current().unwrap().summary().sequence, 5);
     let catalog = Catalog::open(folder.path()).unwrap();
     assert_eq!((catalog.newest(), catalog.current().unwrap().summary().sequence), ((1, 9), 5));
     assert!(matches!(catalog.accept(&finish(&catalog, 7)), Err(ManifestError::NotNewer { .. })));
