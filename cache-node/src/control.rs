@@ -112,6 +112,10 @@ pub struct PreloadProgress {
     pub bytes_total: u64,
     pub files_failed: u64,
     pub bytes_per_second: u64,
+    /// What was asked for and is left to the source, because the cache would not keep it; not part of the totals. Of a file that is kept in part
+    /// only the bytes count.
+    pub files_read_through: u64,
+    pub bytes_read_through: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -86,13 +86,6 @@ pub struct Wanted {
     pub held_bytes: u64,
 }
 
-/// Files and bytes that are read through instead of being loaded: they were asked for and would not be kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReadThrough {
-    pub files: u64,
-    pub bytes: u64,
-}
-
 /// Preloads of one data set. One runs at a time; another waits for it.
 pub struct Preload {
     fs: Arc<Filesystem>,
@@ -101,7 +94,6 @@ pub struct Preload {
     progress: watch::Sender<Option<PreloadProgress>>,
     /// The first `FAILED_MAX` files of the last run that couldn't be loaded.
     failed: Mutex<Vec<FailedFile>>,
-    read_through: Mutex<ReadThrough>,
     /// Told that whoever loads, or waits for its turn, is to pause.
     pause: watch::Sender<bool>,
 }
@@ -114,7 +106,6 @@ impl Preload {
             turn: tokio::sync::Mutex::default(),
             progress: watch::Sender::new(None),
             failed: Mutex::default(),
-            read_through: Mutex::default(),
             pause: watch::Sender::new(false),
         })
     }
@@ -125,10 +116,6 @@ impl Preload {
     }
     pub fn failed(&self) -> Vec<FailedFile> {
         self.failed.lock().clone()
-    }
-    /// Of the last run: what it left to the source, because the cache would not have kept it.
-    pub fn read_through(&self) -> ReadThrough {
-        *self.read_through.lock()
     }
     /// Of the files at or below `paths` as they are now: what is to be here, and how much of it is. What the last run left to the source isn't wanted.
     /// Walks the list.
@@ -141,7 +128,7 @@ impl Preload {
             wanted.held_bytes += self.fs.reader().held_bytes(&manifest.object(entry)?.object);
             Ok(())
         })?;
-        wanted.bytes = wanted.bytes.saturating_sub(self.read_through().bytes);
+        wanted.bytes = wanted.bytes.saturating_sub(self.progress.borrow().as_ref().map_or(0, |last| last.bytes_read_through));
         wanted.held_bytes = wanted.held_bytes.min(wanted.bytes);
         Ok(wanted)
     }
@@ -202,7 +189,6 @@ impl Preload {
         self.failed.lock().clear();
         let counters = Arc::new(Counters::default());
         counters.note_passed(totals.files_passed, totals.bytes_passed);
-        *self.read_through.lock() = ReadThrough { files: totals.files_passed, bytes: totals.bytes_passed };
         // Of all that was asked for: what is read through is taken off in `snapshot`.
         let (files_total, bytes_total) = (totals.files + totals.files_passed, totals.bytes + totals.bytes_passed);
         let began = PreloadProgress { state: PreloadState::Running, files_total, bytes_total, ..PreloadProgress::default() };
@@ -223,8 +209,6 @@ impl Preload {
             ended = self.load_all(manifest, paths, plan, &counters, &stop) => ended,
         };
         ticker.abort();
-        let passed = ReadThrough { files: counters.files_passed.load(Relaxed), bytes: counters.bytes_passed.load(Relaxed) };
-        *self.read_through.lock() = passed;
         let mut progress = snapshot(&began, &counters, self.progress.borrow().as_ref().map_or(0, |last| last.bytes_per_second));
         progress.state = match &ended {
             Ok(()) if stop.is_cancelled() || self.is_paused() => PreloadState::Paused,
@@ -237,8 +221,8 @@ impl Preload {
             files = progress.files_done,
             bytes = progress.bytes_done,
             failed = progress.files_failed,
-            files_read_through = passed.files,
-            bytes_read_through = passed.bytes,
+            files_read_through = progress.files_read_through,
+            bytes_read_through = progress.bytes_read_through,
             "preload ended"
         );
         ended.map(|()| progress)
@@ -386,13 +370,16 @@ enum Loaded {
 }
 
 fn snapshot(began: &PreloadProgress, counters: &Counters, bytes_per_second: u64) -> PreloadProgress {
+    let (files_read_through, bytes_read_through) = (counters.files_passed.load(Relaxed), counters.bytes_passed.load(Relaxed));
     PreloadProgress {
         files_done: counters.files_done.load(Relaxed),
         bytes_done: counters.bytes_done.load(Relaxed),
         files_failed: counters.files_failed.load(Relaxed),
-        files_total: began.files_total.saturating_sub(counters.files_passed.load(Relaxed)),
-        bytes_total: began.bytes_total.saturating_sub(counters.bytes_passed.load(Relaxed)),
+        files_total: began.files_total.saturating_sub(files_read_through),
+        bytes_total: began.bytes_total.saturating_sub(bytes_read_through),
         bytes_per_second,
+        files_read_through,
+        bytes_read_through,
         ..began.clone()
     }
 }

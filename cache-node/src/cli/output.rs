@@ -120,8 +120,12 @@ fn line(progress: &PreloadProgress) -> String {
         Some(seconds) if progress.state == PreloadState::Running => format!(", {} left", HumanDuration(Duration::from_secs(seconds))),
         _ => String::new(),
     };
+    let through = match (progress.files_read_through, progress.bytes_read_through) {
+        (0, 0) => String::new(),
+        (files, through) => format!(", {} files and {} left to the source: the cache would not keep them", HumanCount(files), bytes(through)),
+    };
     format!(
-        "{state}: {} of {} files, {} of {}, {}/s{left}, {} failed",
+        "{state}: {} of {} files, {} of {}, {}/s{left}, {} failed{through}",
         HumanCount(progress.files_done),
         HumanCount(progress.files_total),
         bytes(progress.bytes_done),

@@ -72,31 +72,56 @@ impl From<wire::ManifestStatus> for ManifestStatus {
     }
 }
 
-impl From<PreloadProgress> for wire::PreloadProgress {
-    fn from(progress: PreloadProgress) -> Self {
-        let PreloadProgress { state, files_done, files_total, bytes_done, bytes_total, files_failed, bytes_per_second } = progress;
-        let state = match state {
-            PreloadState::Waiting => wire::PreloadState::Waiting,
-            PreloadState::Running => wire::PreloadState::Running,
-            PreloadState::Paused => wire::PreloadState::Paused,
-            PreloadState::Done => wire::PreloadState::Done,
-            PreloadState::Failed => wire::PreloadState::Failed,
-        };
-        Self { state: state.into(), files_done, files_total, bytes_done, bytes_total, files_failed, bytes_per_second }
+macro_rules! preload_progress {
+    ($($same:ident),*) => {
+        impl From<PreloadProgress> for wire::PreloadProgress {
+            fn from(progress: PreloadProgress) -> Self {
+                let PreloadProgress { state, $($same),* } = progress;
+                Self { state: wire::PreloadState::from(state).into(), $($same),* }
+            }
+        }
+        impl From<wire::PreloadProgress> for PreloadProgress {
+            fn from(progress: wire::PreloadProgress) -> Self {
+                let state = progress.state().into();
+                let wire::PreloadProgress { state: _, $($same),* } = progress;
+                Self { state, $($same),* }
+            }
+        }
+    };
+}
+
+preload_progress!(
+    files_done,
+    files_total,
+    bytes_done,
+    bytes_total,
+    files_failed,
+    bytes_per_second,
+    files_read_through,
+    bytes_read_through
+);
+
+impl From<PreloadState> for wire::PreloadState {
+    fn from(state: PreloadState) -> Self {
+        match state {
+            PreloadState::Waiting => Self::Waiting,
+            PreloadState::Running => Self::Running,
+            PreloadState::Paused => Self::Paused,
+            PreloadState::Done => Self::Done,
+            PreloadState::Failed => Self::Failed,
+        }
     }
 }
 
-impl From<wire::PreloadProgress> for PreloadProgress {
-    fn from(progress: wire::PreloadProgress) -> Self {
-        let state = match progress.state() {
-            wire::PreloadState::Waiting => PreloadState::Waiting,
-            wire::PreloadState::Running => PreloadState::Running,
-            wire::PreloadState::Paused => PreloadState::Paused,
-            wire::PreloadState::Done => PreloadState::Done,
-            wire::PreloadState::Failed => PreloadState::Failed,
-        };
-        let wire::PreloadProgress { state: _, files_done, files_total, bytes_done, bytes_total, files_failed, bytes_per_second } = progress;
-        Self { state, files_done, files_total, bytes_done, bytes_total, files_failed, bytes_per_second }
+impl From<wire::PreloadState> for PreloadState {
+    fn from(state: wire::PreloadState) -> Self {
+        match state {
+            wire::PreloadState::Waiting => Self::Waiting,
+            wire::PreloadState::Running => Self::Running,
+            wire::PreloadState::Paused => Self::Paused,
+            wire::PreloadState::Done => Self::Done,
+            wire::PreloadState::Failed => Self::Failed,
+        }
     }
 }
 

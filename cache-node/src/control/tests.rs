@@ -15,7 +15,7 @@ fn status() -> NodeStatus {
         sources: vec!["s3://imagenet/train/".into()],
         files: 7,
         manifest: ManifestStatus { version: "abc".into(), term: 1, sequence: 2, age: Some(Duration::from_millis(1500)) },
-        preload: Some(PreloadProgress { state: PreloadState::Paused, files_done: 3, ..PreloadProgress::default() }),
+        preload: Some(PreloadProgress { state: PreloadState::Paused, files_done: 3, bytes_read_through: 5, ..PreloadProgress::default() }),
         failed_files: vec![FailedFile { path: "/a".into(), cause: "gone".into() }],
         degraded: vec!["no passthrough".into()],
         ..DatasetStatus::default()

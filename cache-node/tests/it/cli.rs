@@ -257,3 +257,31 @@ async fn preload_ends_counts_lists_what_failed_and_pauses() {
     assert!(status.contains("preload   is paused"), "{status}");
     shell.good(&["unmount", "data"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preload_tells_what_the_cache_would_not_keep() {
+    if !can_mount() {
+        return;
+    }
+    let shell = Shell::new().await;
+    for file in 0..80 {
+        shell.server.put("bucket", &format!("f{file}"), &vec![file; 50_000]);
+    }
+    shell.write("node.yaml", &shell.node("blockSize: 64Ki\n").replace("capacity: 1Gi", "capacity: 2Mi"));
+    shell.good(&["mount", "dataset.yaml", "data", "--config", "node.yaml", "--cache-dir", "cache"]).await;
+    shell.good(&["refresh", "data"]).await;
+    let json = String::from_utf8(shell.good(&["preload", "data", "-o", "json"]).await.stdout).unwrap();
+    let last: serde_json::Value = serde_json::from_str(json.lines().last().unwrap()).unwrap();
+    let figure = |name: &str| last[name].as_u64().unwrap();
+    assert_eq!((&last["state"], figure("filesDone")), (&"Done".into(), figure("filesTotal")));
+    assert!(figure("filesReadThrough") >= 30, "{last}");
+    assert_eq!(figure("filesTotal") + figure("filesReadThrough"), 80, "{last}");
+    assert_eq!(figure("bytesTotal") + figure("bytesReadThrough"), 80 * 50_000, "{last}");
+    let told = format!("{} files and ", figure("filesReadThrough"));
+    let preload = String::from_utf8(shell.good(&["preload", "data"]).await.stdout).unwrap();
+    let status = String::from_utf8(shell.good(&["status", "data"]).await.stdout).unwrap();
+    for text in [preload, status] {
+        assert!(text.contains(&told) && text.contains("left to the source: the cache would not keep them"), "{text}");
+    }
+    shell.good(&["unmount", "data"]).await;
+}
