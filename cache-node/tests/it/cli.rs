@@ -33,8 +33,14 @@ impl Shell {
     pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
     }
+    /// The node's file. Its cache takes no heed of how full this machine's disk is.
     pub(crate) fn node(&self, rest: &str) -> String {
-        format!("apiVersion: forebay.dev/v1alpha1\nkind: NodeConfig\nsecrets: {}\n{rest}", self.path("secrets").display())
+        let (secrets, cache) = (self.path("secrets"), self.path("cache"));
+        format!(
+            "apiVersion: forebay.dev/v1alpha1\nkind: NodeConfig\nsecrets: {}\ntiers: [{{ path: \"{}\", capacity: 1Gi, keepFreePercent: 0 }}]\n{rest}",
+            secrets.display(),
+            cache.display()
+        )
     }
     fn secret(&self, name: &str, value: &str) {
         let folder = self.path("secrets").join(name);
@@ -141,7 +147,7 @@ async fn doctor_tells_what_a_mount_would_say_with_the_cure() {
     assert_eq!((code, &find(&findings, "source")["level"]), (1, &"FAIL".into()));
     assert!(find(&findings, "source")["cure"].as_str().unwrap().contains("credentials"), "{findings}");
     // A cache that is smaller than the data set.
-    shell.write("node.yaml", &shell.node("tiers: [{ path: /tmp, capacity: 4 }]\n"));
+    shell.write("node.yaml", &shell.node("").replace("capacity: 1Gi", "capacity: 4"));
     let arguments = ["doctor", "dataset.yaml", "--config", "node.yaml", "-o", "json"];
     let findings: serde_json::Value = serde_json::from_slice(&shell.run(&arguments).await.stdout).unwrap();
     assert_eq!(find(&findings, "size")["level"], "WARN", "{findings}");

@@ -38,7 +38,7 @@ fn unmount_tells_who_is_in_the_way_and_ends_both_processes() {
     }
     let laptop = Laptop::new();
     laptop.mount();
-    let second = laptop.run(&["mount", "dataset.yaml", "data", "--cache-dir", "cache"]);
+    let second = laptop.run(&Laptop::MOUNT);
     assert!(!second.status.success(), "{second:?}");
     let open = File::open(laptop.path("data").join("f1")).unwrap();
     let refused = laptop.run(&["unmount", "data"]);
@@ -89,7 +89,7 @@ fn a_daemon_that_cannot_start_is_told_and_leaves_no_mount() {
     }
     let laptop = Laptop::new();
     fs::write(laptop.path("cache"), "a file where the folder should be").unwrap();
-    let output = laptop.run(&["mount", "dataset.yaml", "data", "--cache-dir", "cache"]);
+    let output = laptop.run(&Laptop::MOUNT);
     assert!(!output.status.success());
     assert!(!output.stderr.is_empty());
     assert!(!device::is_mounted(&laptop.path("data")));
@@ -102,7 +102,7 @@ fn a_start_that_fails_leaves_its_log_and_nothing_else() {
     }
     let laptop = Laptop::new();
     fs::write(laptop.path("dataset.yaml"), fs::read_to_string(laptop.path("dataset.yaml")).unwrap().replace("bucket", "nowhere")).unwrap();
-    let output = laptop.run(&["mount", "dataset.yaml", "data", "--cache-dir", "cache", "--offline"]);
+    let output = laptop.run(&[&Laptop::MOUNT[..], &["--offline"]].concat());
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(fs::read_dir(laptop.path("run").join("mounts")).unwrap().count(), 0, "{text}");

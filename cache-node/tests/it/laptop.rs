@@ -21,7 +21,7 @@ pub(crate) struct Laptop {
 }
 
 impl Laptop {
-    pub(crate) const MOUNT: [&str; 5] = ["mount", "dataset.yaml", "data", "--cache-dir", "cache"];
+    pub(crate) const MOUNT: [&str; 7] = ["mount", "dataset.yaml", "data", "--config", "node.yaml", "--cache-dir", "cache"];
 
     /// With a few files, which `check` knows.
     pub(crate) fn new() -> Self {
@@ -43,10 +43,11 @@ impl Laptop {
             "apiVersion: forebay.dev/v1alpha1\nkind: Dataset\nmetadata: {{ name: t }}\nspec:\n  source: \"file://{source}\"\n{rest}"
         );
         fs::write(laptop.path("dataset.yaml"), dataset).unwrap();
+        laptop.configure("1Gi", "");
         laptop
     }
 
-    /// The node's file, for `--config node.yaml`, with a cache of `capacity`.
+    /// The node's file, for `--config node.yaml`, with a cache of `capacity`, whatever this machine's disk has left.
     pub(crate) fn configure(&self, capacity: &str, rest: &str) {
         let tier = self.path("cache").display().to_string();
         let text = format!(
