@@ -1,8 +1,10 @@
 //! Files whose sizes lie at the boundaries of pages and blocks, one byte less and one more, through the real program and the real kernel:
-//! whole, and read at each boundary, in each way that files are served.
+//! whole, and read at each boundary, by calls and through mappings, in each way that files are served.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+
+use memmap2::{Advice, Mmap};
 
 use crate::fuse::can_mount;
 use crate::fuse::tree::{fill, first_wrong};
@@ -40,6 +42,30 @@ fn check(laptop: &Laptop, number: u64, size: u64, how: &str) {
     }
 }
 
+/// Through a mapping: whole, and the bytes around each boundary, each time by page faults of their own.
+fn check_mapped(laptop: &Laptop, number: u64, size: u64, how: &str) {
+    let file = File::open(laptop.path("data").join(format!("f{number}"))).unwrap();
+    let map = || {
+        // A page that is mapped stays: the mapping before this one is gone.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        // SAFETY: nothing changes the file while it is mapped, and the mapping is read only here.
+        unsafe { Mmap::map(&file) }
+    };
+    if size == 0 {
+        assert!(map().is_ok_and(|mapping| mapping.is_empty()), "{how}: an empty file");
+        return;
+    }
+    assert_eq!(first_wrong(number, 0, &map().unwrap()), None, "{how}: file {number} of {size} bytes, mapped");
+    for boundary in (0..=size).step_by(PAGE as usize) {
+        let mapping = map().unwrap();
+        mapping.advise(Advice::Random).unwrap();
+        for offset in boundary.saturating_sub(1)..(boundary + 2).min(size) {
+            let byte = &mapping[offset as usize..][..1];
+            assert_eq!(first_wrong(number, offset, byte), None, "{how}: file {number} of {size} bytes at {offset}, mapped");
+        }
+    }
+}
+
 #[test]
 fn every_byte_at_every_boundary_is_right_in_every_serving_mode() {
     if !can_mount() {
@@ -60,6 +86,7 @@ fn every_byte_at_every_boundary_is_right_in_every_serving_mode() {
             let how = format!("{mode} {more} {pass}");
             for (number, size) in sizes.iter().enumerate() {
                 check(&laptop, number as u64, *size, &how);
+                check_mapped(&laptop, number as u64, *size, &how);
             }
         }
         assert_eq!(laptop.status().no_open, mode == "NoOpen");
