@@ -1,5 +1,6 @@
 //! kill -9 of the daemon, again and again, under checked readers: no error, no wrong byte, no long stall.
 
+mod orphan;
 pub(crate) mod versions;
 mod whole;
 
@@ -60,6 +61,11 @@ struct Seen {
     /// Reads of a version that was gone.
     #[serde(default)]
     stale: u64,
+    /// Reads through a file that was opened, and through a mapping that was made, before the last kill or an earlier one.
+    #[serde(default)]
+    held_over: u64,
+    #[serde(default)]
+    mapped_over: u64,
 }
 
 impl Seen {
@@ -70,6 +76,8 @@ impl Seen {
         self.wrong.extend(other.wrong);
         self.longest_ms = self.longest_ms.max(other.longest_ms);
         self.stale += other.stale;
+        self.held_over += other.held_over;
+        self.mapped_over += other.mapped_over;
     }
 
     /// Counts one call.
@@ -80,12 +88,15 @@ impl Seen {
 
     fn summary(&self) -> String {
         format!(
-            "{} operations, {} MB, {} errors, {} wrong, {} stale, longest stall {} ms",
+            "{} operations, {} MB, {} errors, {} wrong, {} stale, {} through files and {} through mappings of before a kill, \
+             longest stall {} ms",
             self.operations,
             self.bytes >> 20,
             self.errors.len(),
             self.wrong.len(),
             self.stale,
+            self.held_over,
+            self.mapped_over,
             self.longest_ms
         )
     }

@@ -1,6 +1,8 @@
 //! One machine with the real program: its files, its commands, its processes.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -162,6 +164,50 @@ impl Drop for Laptop {
         if device::is_mounted(&self.path("data")) {
             self.run(&["unmount", "data"]);
         }
+    }
+}
+
+/// The metrics endpoint of a laptop's daemons.
+pub(crate) struct Metrics {
+    port: u16,
+}
+
+/// What one daemon has counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counted {
+    pub(crate) fills: u64,
+    pub(crate) evictions: u64,
+    pub(crate) hits: u64,
+}
+
+impl Metrics {
+    /// At a port that was free a moment ago.
+    pub(crate) fn new() -> Self {
+        Self { port: TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port() }
+    }
+    /// For the node's file.
+    pub(crate) fn config(&self) -> String {
+        format!("metrics: {{ address: \"127.0.0.1:{}\" }}\n", self.port)
+    }
+    /// Nothing where no daemon answers.
+    pub(crate) fn read(&self) -> Counted {
+        let text = self.text().unwrap_or_default();
+        let sum = |name: &str| {
+            let rows = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+            rows.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+        };
+        Counted {
+            fills: sum("forebay_fill_blocks_total"),
+            evictions: sum("forebay_store_evictions_total"),
+            hits: sum("forebay_reader_hits_total"),
+        }
+    }
+    fn text(&self) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
     }
 }
 

@@ -1,5 +1,6 @@
 //! kill -9 of the real daemon under 128 readers, with all that can go on at once: fills, files that the kernel reads by itself, held open and
-//! opened again by other processes, mappings, syncs that find objects replaced, and eviction from a cache smaller than the data.
+//! opened again by other processes, mappings, syncs that find objects replaced, and eviction from a cache smaller than the data. That all of it went on
+//! while daemons were killed is asserted from what they counted until then.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -9,6 +10,8 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use forebay_mounter::protocol::HolderStatus;
+use memmap2::{Mmap, UncheckedAdvice};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
@@ -19,7 +22,7 @@ use super::{PROCESSES, Seen, THREADS_EACH, kills, let_run, seed};
 use crate::fuse::can_mount;
 use crate::fuse::child::{Killed, again};
 use crate::fuse::tree::{fill, first_wrong};
-use crate::laptop::{Laptop, signal, wait_until};
+use crate::laptop::{Counted, Laptop, Metrics, signal, wait_until};
 
 const READER: &str = "FOREBAY_TEST_WHOLE_READER";
 const FOLDERS: u64 = 8;
@@ -66,11 +69,12 @@ fn kill_9_of_the_real_daemon_under_all_loads_at_once_costs_nothing_but_a_moment(
     }
     let seed = seed();
     let laptop = Laptop::with("  eviction: LRU\n  sync: { interval: 1s }\n");
-    laptop.configure(CACHE, "blockSize: 256Ki\nserving: Open\n");
+    let metrics = Metrics::new();
+    laptop.configure(CACHE, &format!("blockSize: 256Ki\nserving: Open\n{}", metrics.config()));
     for folder in 0..FOLDERS {
         fs::create_dir(laptop.path("bucket").join(format!("d{folder}"))).unwrap();
     }
-    let ledger = Ledger::create(&laptop.path("ledger"), FILES);
+    let ledger = Ledger::create(&laptop.path("ledger"), FILES + 1);
     let put = |file, version| {
         ledger.set(file, version);
         versions::put(&laptop.path("bucket"), &laptop.path("partial"), &path(file), versions::id(file, version), size(file, version));
@@ -96,6 +100,7 @@ fn kill_9_of_the_real_daemon_under_all_loads_at_once_costs_nothing_but_a_moment(
         .collect();
 
     let ended = AtomicBool::new(false);
+    let mut done = Done::default();
     let replaced = std::thread::scope(|scope| {
         let replacer = scope.spawn(|| {
             let mut random = SmallRng::seed_from_u64(seed ^ 0xabcd);
@@ -112,12 +117,20 @@ fn kill_9_of_the_real_daemon_under_all_loads_at_once_costs_nothing_but_a_moment(
         });
         let mut random = SmallRng::seed_from_u64(seed);
         for round in 0..kills() {
-            // Now and then so long that a sync is sure to end, and the store to evict.
-            let run = if round % 5 == 4 { 3000 } else { random.random_range(20..400) };
-            let_run(Duration::from_millis(run));
+            let_run(Duration::from_millis(random.random_range(20..400)));
+            if round % 5 == 4 {
+                // Now and then so long that everything has happened in this daemon's life.
+                let synced = syncs_that_replaced(&laptop);
+                wait_until("fills, evictions and a sync that replaces", || {
+                    let now = metrics.read();
+                    now.fills > 0 && now.evictions > 0 && syncs_that_replaced(&laptop) > synced
+                });
+            }
             let before = laptop.status();
+            done.add(&metrics.read(), &before);
             if let Some(pid) = before.node_pid {
                 signal(pid, Signal::KILL);
+                ledger.set(KILLS, ledger.get(KILLS) + 1);
             }
             wait_until("another daemon", || {
                 let now = laptop.status();
@@ -128,7 +141,7 @@ fn kill_9_of_the_real_daemon_under_all_loads_at_once_costs_nothing_but_a_moment(
         ended.store(true, Ordering::Relaxed);
         replacer.join().unwrap()
     });
-    let status = laptop.status();
+    let synced = syncs_that_replaced(&laptop);
     fs::write(&stop, "").unwrap();
     let mut seen = Seen::default();
     for mut reader in readers {
@@ -139,15 +152,60 @@ fn kill_9_of_the_real_daemon_under_all_loads_at_once_costs_nothing_but_a_moment(
         let line = text.lines().find_map(|line| line.strip_prefix("SEEN ")).expect("a report");
         seen.merge(serde_json::from_str(line).unwrap());
     }
-    eprintln!("{} kills, {replaced} replaced: {}, {status:?}", kills(), seen.summary());
+    eprintln!("{} kills, {replaced} replaced, {synced} syncs that replaced, {done:?}: {}", kills(), seen.summary());
     if !seen.is_nothing_but_a_moment() {
         eprintln!("{}", laptop.log());
     }
     seen.assert_nothing_but_a_moment();
-    assert!(status.backing_ids > 0 || !status.features.passthrough, "files are passed through");
-    assert!(replaced > 10 && seen.stale > 0, "reads met versions that were gone");
+    done.assert_all_went_on();
+    assert!(seen.held_over > u64::from(kills()) && seen.mapped_over > u64::from(kills()), "{}", seen.summary());
+    assert!(replaced > 10 && synced > 0 && seen.stale > 0, "reads met versions that were gone");
     // Nothing stays wrong: after a sync each name shows its last version.
     wait_until("the last version of each file", || (0..FILES).all(|file| shows(&laptop.path("data"), file, ledger.get(file))));
+}
+
+/// Where the number of kills so far stands in the ledger.
+const KILLS: u64 = FILES;
+
+/// Syncs of all daemons so far that found objects replaced, by their log.
+fn syncs_that_replaced(laptop: &Laptop) -> usize {
+    let log = fs::read_to_string(laptop.status().folder.join("log")).unwrap();
+    log.lines().filter(|line| line.contains("synced") && line.contains("replaced=") && !line.contains("replaced=0")).count()
+}
+
+/// What daemons that were killed had counted, up to a moment before.
+#[derive(Debug, Default)]
+struct Done {
+    fills: u64,
+    evictions: u64,
+    hits: u64,
+    /// Kills of a daemon that had filled, and evicted, anything.
+    kills_after_fills: u32,
+    kills_after_evictions: u32,
+    /// Kills with files that the kernel read by itself.
+    kills_with_passthrough: u32,
+    no_passthrough: bool,
+}
+
+impl Done {
+    fn add(&mut self, counted: &Counted, status: &HolderStatus) {
+        self.fills += counted.fills;
+        self.evictions += counted.evictions;
+        self.hits += counted.hits;
+        self.kills_after_fills += u32::from(counted.fills > 0);
+        self.kills_after_evictions += u32::from(counted.evictions > 0);
+        self.kills_with_passthrough += u32::from(status.backing_ids > 0);
+        self.no_passthrough |= !status.features.passthrough;
+    }
+
+    fn assert_all_went_on(&self) {
+        // Some daemons live for so short a time that they do little.
+        assert!(self.kills_after_fills * 2 >= kills() && self.fills > u64::from(kills()), "{self:?}");
+        assert!(self.kills_after_evictions * 5 >= kills() && self.evictions > u64::from(kills()), "{self:?}");
+        assert!(self.hits > 0, "{self:?}");
+        // Of the first one there may be none yet.
+        assert!(self.no_passthrough || self.kills_with_passthrough + 1 >= kills(), "{self:?}");
+    }
 }
 
 fn shows(root: &Path, file: u64, version: u64) -> bool {
@@ -172,6 +230,7 @@ fn reads() {
                         ledger: Ledger::open(Path::new(&task.ledger)),
                         random: SmallRng::seed_from_u64(task.seed << 8 ^ thread),
                         held: Vec::new(),
+                        mapped: Vec::new(),
                         seen: Seen::default(),
                     };
                     while !stopped.load(Ordering::Relaxed) {
@@ -198,7 +257,17 @@ fn reads() {
 struct Held {
     number: u64,
     version: u64,
+    /// Kills before it was opened.
+    kills: u64,
     file: File,
+}
+
+/// A mapping of a file that stays.
+struct Mapped {
+    number: u64,
+    kills: u64,
+    file: File,
+    mapping: Mmap,
 }
 
 struct Reader<'a> {
@@ -206,6 +275,7 @@ struct Reader<'a> {
     ledger: Ledger,
     random: SmallRng,
     held: Vec<Held>,
+    mapped: Vec<Mapped>,
     seen: Seen,
 }
 
@@ -274,16 +344,30 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Only of a file that stays: see `is_replaced`.
+    /// Reads through a mapping: a new one, of a file that stays (see `is_replaced`), or one of before.
     fn map(&mut self, number: u64) -> io::Result<()> {
         assert!(!is_replaced(number));
-        let path = Path::new(&self.task.mount_point).join(path(number));
-        let file = self.timed(|| File::open(&path))?;
-        // SAFETY: nothing changes the file while it is mapped, and the mapping is read only here.
-        let mapping = unsafe { memmap2::Mmap::map(&file)? };
-        let from = self.random.random_range(0..mapping.len());
-        let part = self.timed(|| Ok(mapping[from..(from + 70_000).min(mapping.len())].to_vec()))?;
-        self.check(number, 0, from as u64, &part);
+        let mapped = if self.mapped.len() < 2 || self.random.random_ratio(1, 3) {
+            let path = Path::new(&self.task.mount_point).join(path(number));
+            let file = self.timed(|| File::open(&path))?;
+            // SAFETY: nothing changes the file while it is mapped, and the mapping is read only here.
+            let mapping = unsafe { Mmap::map(&file)? };
+            Mapped { number, kills: self.ledger.get(KILLS), file, mapping }
+        } else {
+            let at = self.random.random_range(0..self.mapped.len());
+            self.mapped.swap_remove(at)
+        };
+        self.seen.mapped_over += u64::from(self.ledger.get(KILLS) > mapped.kills);
+        let from = self.random.random_range(0..mapped.mapping.len());
+        let part = self.timed(|| Ok(mapped.mapping[from..(from + 70_000).min(mapped.mapping.len())].to_vec()))?;
+        self.check(mapped.number, 0, from as u64, &part);
+        // So that the next look at it asks the daemon again: what is mapped is not dropped from the page cache.
+        // SAFETY: the mapping is of a file and shared: its pages are the file's, whenever they are read again.
+        unsafe { mapped.mapping.unchecked_advise(UncheckedAdvice::DontNeed)? };
+        let _ = rustix::fs::fadvise(&mapped.file, 0, None, rustix::fs::Advice::DontNeed);
+        if self.mapped.len() < 4 {
+            self.mapped.push(mapped);
+        }
         Ok(())
     }
 
@@ -308,7 +392,8 @@ impl Reader<'_> {
                     if version.is_none() {
                         self.seen.wrong.push(format!("{}: no version has these bytes: {head:?}", path.display()));
                     }
-                    return Ok(version.map(|version| Held { number, version, file }));
+                    let kills = self.ledger.get(KILLS);
+                    return Ok(version.map(|version| Held { number, version, kills, file }));
                 }
                 Err(error) if is_stale(&error) && self.ledger.get(number) > 0 => {
                     self.seen.stale += 1;
@@ -323,7 +408,7 @@ impl Reader<'_> {
 
     /// Reads somewhere. `false`: its version is gone, as it may be once there is another.
     fn read(&mut self, held: &Held) -> io::Result<bool> {
-        let Held { number, version, file } = held;
+        let Held { number, version, kills, file } = held;
         let size = size(*number, *version);
         let offset = self.random.random_range(0..size);
         let mut bytes = vec![0; self.random.random_range(1..200_000).min(size - offset) as usize];
@@ -335,6 +420,7 @@ impl Reader<'_> {
             Err(error) => return Err(io::Error::other(format!("file {number} of version {version} of {size} bytes: {error}"))),
             Ok(()) => {}
         }
+        self.seen.held_over += u64::from(self.ledger.get(KILLS) > *kills);
         self.check(*number, *version, offset, &bytes);
         // So that the next read asks the daemon again.
         let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
