@@ -203,6 +203,9 @@ pub fn main() -> Exit {
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }
     };
+    if matches!(&cli.command, Command::Mount(args) if args.foreground) {
+        crate::holder::close_inherited();
+    }
     let environment = Environment::read();
     let result = match cli.command {
         Command::Mount(args) => mount::mount(&environment, &args),

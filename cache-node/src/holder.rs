@@ -2,6 +2,7 @@
 //! Knows `mounter`, child processes and the run folder. Does not know data sets, sources or blocks: what `serve` is told travels as plain arguments.
 //! Invariant: a read of the mount is answered by a daemon or fails; it never hangs for longer than `READY_WITHIN` and never sees zeros.
 
+mod signals;
 mod supervise;
 
 use std::ffi::OsString;
@@ -39,6 +40,7 @@ pub struct MountRequest {
     /// How long `start` waits for the first `serve` to be ready.
     pub ready_within: Duration,
     /// A daemon that lives and doesn't answer for so long is killed, and the next one started.
+    /// The same of one that was started again and doesn't come to serve, if no start before it took longer.
     pub hung_after: Duration,
 }
 
@@ -110,7 +112,7 @@ pub fn start(root: &RunRoot, request: &MountRequest) -> Result<Mounted, HolderEr
     // SAFETY: all three make async-signal-safe calls only.
     unsafe {
         command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
-        command.pre_exec(supervise::clear_signal_mask);
+        command.pre_exec(signals::clear_mask);
         command.pre_exec(inherit_no_descriptor);
     }
     let spawned = command.spawn().map_err(io("start", &program));
@@ -149,6 +151,14 @@ fn inherit_no_descriptor() -> std::io::Result<()> {
     // SAFETY: nothing is closed in this process, which is about to become another program; the flag closes them there.
     let _ = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Ok(())
+}
+
+/// The same for a process that becomes a holder by itself. To be called first in it.
+pub fn close_inherited() {
+    const FIRST: libc::c_uint = 3;
+    // Before Linux 5.9 there is no such call: then they stay open.
+    // SAFETY: this process has opened none yet, so nothing in it owns what is closed.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
 }
 
 /// Removes what a start that failed left, and gives where its log is now.

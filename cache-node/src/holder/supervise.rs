@@ -17,7 +17,7 @@ use forebay_mounter::run_folder::MountFolder;
 use forebay_mounter::{MountError, busy};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{HolderError, MountRequest, Mounted, io as io_error, shown};
+use super::{HolderError, MountRequest, Mounted, io as io_error, shown, signals};
 
 /// How long requests may wait without a daemon that serves; then they fail.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -28,6 +28,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const BACKOFF_SERVED_MAX: Duration = Duration::from_millis(200);
 /// How long a report of a daemon may be on its way here once it is late. A machine that slept is no daemon that hangs.
 const LATE_REPORT_WITHIN: Duration = Duration::from_secs(1);
+/// A daemon that is started again may take so many times as long as the longest start did, and twice that after it was killed for it.
+const START_FACTOR: u32 = 3;
 /// A daemon that served for so long starts with a clean record.
 const STEADY_AFTER: Duration = Duration::from_secs(10);
 /// How long a daemon may flush after the mount is gone.
@@ -54,9 +56,11 @@ enum Event {
 struct Daemon {
     pid: u32,
     process: OwnedFd,
+    started: Instant,
     /// When it said that it serves.
     ready: Option<Instant>,
-    /// Until when it must report that it still answers; `None` before its first report, and once it was killed.
+    /// Until when it must report: that it serves, then again and again that it still answers. `None` of the first one before it serves, which
+    /// `MountRequest::ready_within` is for, and once it was killed.
     report_by: Option<Instant>,
     /// The deadline passed once; see `LATE_REPORT_WITHIN`.
     is_late: bool,
@@ -74,6 +78,8 @@ struct Supervisor<'a> {
     /// When the next daemon is to be started, if none runs.
     start_at: Option<Instant>,
     backoff: Duration,
+    /// How long a daemon may take until it serves; `None` before the first one does.
+    start_within: Option<Duration>,
     /// When requests fail unless a daemon serves by then.
     give_up_at: Option<Instant>,
     signals: u32,
@@ -91,7 +97,7 @@ pub(super) fn supervise(
     output: Output,
     ready: impl FnOnce(&Mounted),
 ) -> Result<(), HolderError> {
-    block_signals();
+    signals::block();
     let program = std::env::current_exe().map_err(io_error("find", "this program"))?;
     let socket = folder.holder_socket();
     let hold = Hold::mount(HoldOptions {
@@ -106,7 +112,8 @@ pub(super) fn supervise(
     let listener = protocol::listen(&socket).map_err(io_error("listen on", &socket))?;
     let (sender, events) = sync_channel(64);
     listen(&hold, listener, &sender)?;
-    wait_for_signals(sender.clone())?;
+    let signalled = sender.clone();
+    thread("signals", move || signals::wait(|| signalled.send(Event::Signalled).is_ok()))?;
 
     let give_up_at = Some(Instant::now() + request.ready_within);
     let mut supervisor = Supervisor {
@@ -120,6 +127,7 @@ pub(super) fn supervise(
         daemon: None,
         start_at: Some(Instant::now()),
         backoff: Duration::ZERO,
+        start_within: None,
         give_up_at,
         signals: 0,
     };
@@ -215,6 +223,8 @@ impl Supervisor<'_> {
         self.give_up_at = None;
         if let Some(daemon) = self.daemon.as_mut().filter(|daemon| daemon.pid == pid) {
             daemon.ready = Some(Instant::now());
+            let longest = self.start_within.unwrap_or(self.request.hung_after).max(daemon.started.elapsed() * START_FACTOR);
+            self.start_within = Some(longest);
             // The first report is due as every later one: a daemon that hangs before it has no other deadline.
             daemon.report_by = Some(Instant::now() + self.request.hung_after);
         }
@@ -239,7 +249,12 @@ impl Supervisor<'_> {
             return;
         }
         daemon.report_by = None;
-        tracing::error!(pid = daemon.pid, hung_after = ?self.request.hung_after, "the daemon lives and doesn't answer: killed");
+        if daemon.ready.is_some() {
+            tracing::error!(pid = daemon.pid, hung_after = ?self.request.hung_after, "the daemon lives and doesn't answer: killed");
+        } else {
+            tracing::error!(pid = daemon.pid, start_within = ?self.start_within, "the daemon lives and doesn't come to serve: killed");
+            self.start_within = self.start_within.map(|within| within * 2);
+        }
         self.kill(Signal::KILL);
     }
 
@@ -344,9 +359,10 @@ impl Supervisor<'_> {
             let log = || File::options().create(true).append(true).open(path).map_err(io_error("open", path));
             command.stdout(log()?).stderr(log()?);
         }
-        // SAFETY: it makes async-signal-safe calls only.
+        // SAFETY: both make async-signal-safe calls only.
         unsafe {
-            command.pre_exec(clear_signal_mask);
+            command.pre_exec(signals::clear_mask);
+            command.pre_exec(super::inherit_no_descriptor);
         }
         let child = command.spawn().map_err(io_error("start", &self.program))?;
         let pid = child.id();
@@ -355,7 +371,9 @@ impl Supervisor<'_> {
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from))
             .map_err(io_error("watch", &self.program))?;
         wait_for(child, self.sender.clone()).map_err(io_error("watch", &self.program))?;
-        self.daemon = Some(Daemon { pid, process, ready: None, report_by: None, is_late: false });
+        let started = Instant::now();
+        let report_by = self.start_within.map(|within| started + within);
+        self.daemon = Some(Daemon { pid, process, started, ready: None, report_by, is_late: false });
         Ok(())
     }
 
@@ -444,47 +462,4 @@ fn wait_for(mut child: Child, sender: SyncSender<Event>) -> io::Result<()> {
         let _ = sender.send(Event::Exited { pid, status });
     };
     std::thread::Builder::new().name("wait".to_owned()).spawn(waiter).map(drop)
-}
-
-/// The signals that end a holder.
-fn signals() -> libc::sigset_t {
-    let mut set = std::mem::MaybeUninit::uninit();
-    // SAFETY: sigemptyset initialises the set that sigaddset then changes.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
-        set.assume_init()
-    }
-}
-
-/// Keeps the signals for the thread that waits for them.
-fn block_signals() {
-    // SAFETY: the set is initialised, and no old set is asked for.
-    unsafe {
-        libc::pthread_sigmask(libc::SIG_BLOCK, &signals(), std::ptr::null_mut());
-    }
-}
-
-/// A child inherits the mask, of ours or of whoever started us, and would never hear SIGTERM. For `pre_exec`: async-signal-safe.
-pub(super) fn clear_signal_mask() -> io::Result<()> {
-    let mut none = std::mem::MaybeUninit::uninit();
-    // SAFETY: sigemptyset initialises the set, and no old set is asked for.
-    let result = unsafe {
-        libc::sigemptyset(none.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
-}
-
-fn wait_for_signals(sender: SyncSender<Event>) -> Result<(), HolderError> {
-    thread("signals", move || {
-        let mut signal = 0;
-        // SAFETY: the set is initialised, and the signal is written to our own integer.
-        while unsafe { libc::sigwait(&signals(), &mut signal) } == 0 {
-            if sender.send(Event::Signalled).is_err() {
-                return;
-            }
-        }
-    })
 }

@@ -122,11 +122,17 @@ fn what_the_caller_had_open_and_blocked_is_not_inherited() {
     if !can_mount() {
         return;
     }
+    for more in [&[][..], &["--foreground"]] {
+        nothing_is_inherited(more);
+    }
+}
+
+fn nothing_is_inherited(more: &[&str]) {
     let laptop = Laptop::new();
     let lock = laptop.path("a lock of the caller");
     let script = r#"exec 9>"$1"; shift; exec "$@""#;
     let mut command = std::process::Command::new("sh");
-    command.args(["-c", script, "sh"]).arg(&lock).arg(env!("CARGO_BIN_EXE_forebay-node")).args(Laptop::MOUNT);
+    command.args(["-c", script, "sh"]).arg(&lock).arg(env!("CARGO_BIN_EXE_forebay-node")).args(Laptop::MOUNT).args(more);
     command.env("FOREBAY_RUN", laptop.path("run")).current_dir(laptop.folder.path());
     // SAFETY: both calls are async-signal-safe, and the set is initialised by the first.
     unsafe {
@@ -137,14 +143,18 @@ fn what_the_caller_had_open_and_blocked_is_not_inherited() {
             Ok(())
         });
     }
-    assert!(command.status().unwrap().success());
+    let mut caller = command.spawn().unwrap();
+    wait_until("a daemon", || laptop.is_served());
     laptop.check();
     let status = laptop.status();
+    assert_eq!(status.holder_pid == caller.id(), !more.is_empty());
     for pid in [status.holder_pid, status.node_pid.unwrap()] {
         assert!(!open_files(pid).contains(&lock), "{pid} keeps the caller's lock");
     }
     let mask = fs::read_to_string(format!("/proc/{}/status", status.node_pid.unwrap())).unwrap();
     assert!(mask.contains("SigBlk:\t0000000000000000"), "{mask}");
+    laptop.unmount();
+    assert!(caller.wait().unwrap().success());
 }
 
 #[test]
@@ -177,6 +187,36 @@ fn a_daemon_that_lives_and_does_not_answer_is_replaced() {
         wait_until("its end", || is_dead(before.node_pid.unwrap()));
     }
     assert!(fs::read_to_string(laptop.status().folder.join("log")).unwrap().contains("doesn't answer: killed"));
+}
+
+#[test]
+fn a_daemon_that_is_started_again_and_hangs_before_it_serves_is_replaced() {
+    if !can_mount() {
+        return;
+    }
+    let laptop = Laptop::new();
+    laptop.mount_with(&["--hung-after", "2"]);
+    laptop.free();
+    let before = laptop.status();
+    // The next daemon waits for a pipe's writer, where its Dataset should be.
+    let dataset = fs::read_dir(laptop.path("run/settings")).unwrap().next().unwrap().unwrap().path().join("dataset.yaml");
+    let kept = dataset.with_file_name("kept");
+    fs::rename(&dataset, &kept).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&dataset).status().unwrap().success());
+    signal(before.node_pid.unwrap(), Signal::KILL);
+    let children = format!("/proc/{0}/task/{0}/children", before.holder_pid);
+    let next = || fs::read_to_string(&children).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).find(|pid| !is_dead(*pid));
+    let waits = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stack")).is_ok_and(|stack| stack.contains("fifo_open"));
+    wait_until("a daemon that waits", || next().is_some_and(waits));
+    let (hung, since) = (next().unwrap(), Instant::now());
+    fs::rename(&kept, &dataset).unwrap();
+    // Waits in the kernel for the daemon after that one.
+    let mut value = [0; 64];
+    rustix::fs::getxattr(laptop.path("data").join("f1"), "user.forebay.version", &mut value).unwrap();
+    assert!(since.elapsed() > Duration::from_secs(1), "{:?}", since.elapsed());
+    assert!(is_dead(hung) && laptop.status().node_pid != Some(hung));
+    laptop.check();
+    assert!(fs::read_to_string(before.folder.join("log")).unwrap().contains("doesn't come to serve: killed"));
 }
 
 #[test]

@@ -141,6 +141,11 @@ impl Laptop {
         all.remove(0)
     }
 
+    /// Whether a daemon serves; also while there is no holder yet.
+    pub(crate) fn is_served(&self) -> bool {
+        holder::list(&RunRoot::new(self.path("run"))).is_ok_and(|all| all.first().is_some_and(|status| status.ready))
+    }
+
     /// Every byte, or the error that a read gave.
     pub(crate) fn check(&self) {
         for file in 1..=FILES {
