@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use forebay_daemon::exit::Exit;
+use forebay_daemon::flags;
 use forebay_mounter::run_folder::RunRoot;
 
 const EXAMPLES: &str = "\
@@ -195,13 +196,9 @@ impl Environment {
 
 /// The whole program. To be called before the process has other threads: a holder needs the signals for itself.
 pub fn main() -> Exit {
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match flags::parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // A message that can't be printed has nowhere else to go.
-            drop(error.print());
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
-        }
+        Err(exit) => return exit,
     };
     if matches!(&cli.command, Command::Mount(args) if args.foreground) {
         crate::holder::close_inherited();

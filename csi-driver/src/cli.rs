@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use forebay_daemon::exit::Exit;
-use forebay_daemon::logging::{self, chain};
+use forebay_daemon::flags::{self, LogFlags};
+use forebay_daemon::logging::chain;
 use forebay_daemon::run;
 
 use crate::driver::{self, Settings};
@@ -51,31 +52,14 @@ struct Cli {
     /// Address that answers /metrics, /healthz and /readyz
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
-    /// error, warn, info, debug, trace, or directives as `info,forebay_csi=debug`
-    #[arg(long, default_value = "info")]
-    log: String,
-    #[arg(long, default_value = "text")]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    #[command(flatten)]
+    log: LogFlags,
 }
 
 pub fn main() -> Exit {
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match flags::parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // A message that can't be printed has nowhere else to go.
-            drop(error.print());
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
-        }
-    };
-    let format = match cli.log_format {
-        LogFormat::Text => logging::Format::Text,
-        LogFormat::Json => logging::Format::Json,
+        Err(exit) => return exit,
     };
     let metrics = cli.metrics;
     let log = cli.log.clone();
@@ -86,9 +70,8 @@ pub fn main() -> Exit {
             return Exit::Usage;
         }
     };
-    if let Err(error) = logging::init(format, &log) {
-        eprintln!("error: --log: {error}");
-        return Exit::Usage;
+    if let Err(exit) = log.init() {
+        return exit;
     }
     match run::run(metrics, |parts| driver::run(settings, parts)) {
         Ok(Ok(())) => Exit::Ok,
@@ -117,7 +100,6 @@ fn settings(cli: Cli) -> Result<Settings, String> {
         give_back_within,
         metrics: _,
         log: _,
-        log_format: _,
     } = cli;
     let plugin = kubelet_folder.join("plugins").join(DRIVER);
     let state = state.unwrap_or_else(|| plugin.join("state"));

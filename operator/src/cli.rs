@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use forebay_daemon::exit::Exit;
+use forebay_daemon::flags::{self, LogFlags};
 use forebay_daemon::logging::{self, chain};
 use forebay_daemon::run::{self as daemon, Parts};
 use forebay_wire::unit::ByteSize;
@@ -24,17 +25,8 @@ use crate::{clean, follow, run};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// error, warn, info, debug, trace, or directives as `info,forebay_operator=debug`
-    #[arg(long, global = true, default_value = "info")]
-    log: String,
-    #[arg(long, global = true, default_value = "text")]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    #[command(flatten)]
+    log: LogFlags,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,21 +108,12 @@ fn quantity(text: &str) -> Result<String, String> {
 }
 
 pub fn main() -> Exit {
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match flags::parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // A message that can't be printed has nowhere else to go.
-            drop(error.print());
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
-        }
+        Err(exit) => return exit,
     };
-    let format = match cli.log_format {
-        LogFormat::Text => logging::Format::Text,
-        LogFormat::Json => logging::Format::Json,
-    };
-    if let Err(error) = logging::init(format, &cli.log) {
-        eprintln!("error: --log: {error}");
-        return Exit::Usage;
+    if let Err(exit) = cli.log.init() {
+        return exit;
     }
     let endpoint = match &cli.command {
         Command::Run(args) => args.metrics,

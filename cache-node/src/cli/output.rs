@@ -122,7 +122,9 @@ fn line(progress: &PreloadProgress) -> String {
     };
     let through = match (progress.files_read_through, progress.bytes_read_through) {
         (0, 0) => String::new(),
-        (files, through) => format!(", {} files and {} left to the source: the cache would not keep them", HumanCount(files), bytes(through)),
+        (files, through) => {
+            format!(", {} files and {} left to the source: the cache would not keep them", HumanCount(files), bytes(through))
+        }
     };
     format!(
         "{state}: {} of {} files, {} of {}, {}/s{left}, {} failed{through}",

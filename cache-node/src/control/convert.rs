@@ -90,16 +90,7 @@ macro_rules! preload_progress {
     };
 }
 
-preload_progress!(
-    files_done,
-    files_total,
-    bytes_done,
-    bytes_total,
-    files_failed,
-    bytes_per_second,
-    files_read_through,
-    bytes_read_through
-);
+preload_progress!(files_done, files_total, bytes_done, bytes_total, files_failed, bytes_per_second, files_read_through, bytes_read_through);
 
 impl From<PreloadState> for wire::PreloadState {
     fn from(state: PreloadState) -> Self {
