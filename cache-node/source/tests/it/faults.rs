@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::lying_server::{Lie, LyingServer, etag};
 use crate::s3_server::{SECRET_KEY, access, location};
-use crate::source_suite::{key, read};
+use crate::source_suite::{key, read, request};
 
 fn policy() -> RetryPolicy {
     RetryPolicy {
@@ -97,6 +97,53 @@ async fn no_lie_becomes_a_wrong_byte() {
         }
         assert_eq!(server.trapped(), 0, "a redirect was followed");
     }
+}
+
+/// A page that is cut, padded or no page at all fails and is asked for again; what is believed is every key, once.
+#[tokio::test]
+async fn no_lie_hides_a_key_or_invents_one() {
+    let seed = seed();
+    let mut whole = 0;
+    for case in 0..count(40, 1000) {
+        let mut random = SmallRng::seed_from_u64(seed.wrapping_add(case));
+        let contents: BTreeMap<_, _> =
+            (0..random.random_range(0..40)).map(|number| (format!("object-{number}"), vec![1; number])).collect();
+        let share = random.random_range(0.05..0.6);
+        let mut liar = SmallRng::seed_from_u64(random.random());
+        let server = LyingServer::start(contents.clone(), move |_| match liar.random_bool(share) {
+            true => Lie::ALL[liar.random_range(0..Lie::ALL.len())],
+            false => Lie::Truth,
+        })
+        .await;
+        let handle = handle(&server, RetryPolicy { stall: Duration::from_millis(100), ..policy() });
+        let (source, mut found, mut asked) = (handle.on_demand(), Vec::new(), request(""));
+        let ended = loop {
+            match source.list(&asked).await {
+                Ok(page) => {
+                    found.extend(page.objects.into_iter().map(|object| (object.key, object.size, object.version)));
+                    match page.next {
+                        Some(next) => asked.after = Some(next),
+                        None => break Ok(()),
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        let expected: Vec<_> =
+            contents.iter().map(|(name, bytes)| object(name, bytes)).map(|object| (object.key, object.size, object.version)).collect();
+        match ended {
+            Ok(()) => {
+                assert_eq!(found, expected, "case {case}");
+                whole += 1;
+            }
+            Err(error) => {
+                assert!(found == expected[..found.len()], "case {case}: {error}");
+                assert!(error.to_string().contains("s3://bucket"), "an error names its bucket: {error}");
+            }
+        }
+        assert_eq!(server.trapped(), 0, "a redirect was followed");
+    }
+    assert!(whole > 0, "every listing failed, so nothing was compared");
 }
 
 #[tokio::test]

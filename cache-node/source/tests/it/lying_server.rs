@@ -197,7 +197,13 @@ async fn answer(shared: &Shared, socket: &mut TcpStream, head: &str, lie: Lie) -
         }
         _ => {}
     }
-    let key = head.split(' ').nth(1)?.split('?').next()?.strip_prefix("/bucket/")?.to_owned();
+    let target = head.split(' ').nth(1)?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let key = path.strip_prefix("/bucket")?.trim_start_matches('/').to_owned();
+    if key.is_empty() {
+        let page = listing(&shared.objects.lock(), query);
+        return send_lying(socket, "200 OK", "", page, lie).await;
+    }
     let Some(mut bytes) = shared.objects.lock().get(&key).cloned() else {
         return send(socket, "404 Not Found", "", &refusal("NoSuchKey")).await;
     };
@@ -214,7 +220,7 @@ async fn answer(shared: &Shared, socket: &mut TcpStream, head: &str, lie: Lie) -
     );
     let range = header(head, "range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-')).filter(|_| lie != Lie::RangeIgnored);
     let size = bytes.len();
-    let (status, mut body) = match range {
+    let (status, body) = match range {
         Some((first, last)) => {
             let (mut first, mut last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
             last = last.min(size - 1);
@@ -235,6 +241,33 @@ async fn answer(shared: &Shared, socket: &mut TcpStream, head: &str, lie: Lie) -
             ("200 OK", bytes)
         }
     };
+    send_lying(socket, status, &fields, body, lie).await
+}
+
+/// Keys of a page: few, so that a listing has many.
+const PAGE_KEYS: usize = 7;
+
+/// The answer to ListObjectsV2. Keys here need no escapes.
+fn listing(objects: &BTreeMap<String, Vec<u8>>, query: &str) -> Vec<u8> {
+    let after = query.split('&').find_map(|field| field.strip_prefix("start-after=")).unwrap_or_default();
+    let mut rest = objects.iter().filter(|(key, _)| key.as_str() > after);
+    let rows: String = rest
+        .by_ref()
+        .take(PAGE_KEYS)
+        .map(|(key, bytes)| {
+            format!(
+                "<Contents><Key>{key}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified><ETag>&quot;{}&quot;</ETag><Size>{}</Size></Contents>",
+                etag(bytes),
+                bytes.len()
+            )
+        })
+        .collect();
+    let is_truncated = rest.next().is_some();
+    format!("<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>{is_truncated}</IsTruncated>{rows}</ListBucketResult>").into_bytes()
+}
+
+/// Sends the body as the lie would have it.
+async fn send_lying(socket: &mut TcpStream, status: &str, fields: &str, mut body: Vec<u8>, lie: Lie) -> Option<()> {
     let full = body.len();
     let (announced, sent) = match lie {
         Lie::BreakAfter(share) => (full, full * usize::from(share) / 256),
