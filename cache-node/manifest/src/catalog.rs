@@ -113,8 +113,8 @@ impl Catalog {
     /// The newest whole manifest below `manifest`: what a kernel or a reader of a folder may know. Blocks.
     pub fn before(&self, manifest: &Manifest) -> Option<Arc<Manifest>> {
         let files = self.files().unwrap_or_default();
-        let older = files.into_iter().rev().filter(|(number, _, is_damaged)| !is_damaged && *number < number_of(manifest));
-        older.filter_map(|(_, path, _)| Manifest::open(&path).ok()).next().map(Arc::new)
+        let mut older = files.into_iter().rev().filter(|(number, _, is_damaged)| !is_damaged && *number < number_of(manifest));
+        older.find_map(|(_, path, _)| Manifest::open(&path).ok()).map(Arc::new)
     }
 
     /// After `ManifestError::is_damage` of `damaged`: sets its file aside; if it was the current one, the one before is, if that is there. What is

@@ -196,7 +196,6 @@ fn a_daemon_that_is_started_again_and_hangs_before_it_serves_is_replaced() {
     }
     let laptop = Laptop::new();
     laptop.mount_with(&["--hung-after", "2"]);
-    laptop.free();
     let before = laptop.status();
     // The next daemon waits for a pipe's writer, where its Dataset should be.
     let dataset = fs::read_dir(laptop.path("run/settings")).unwrap().next().unwrap().unwrap().path().join("dataset.yaml");

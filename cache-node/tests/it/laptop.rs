@@ -197,7 +197,7 @@ impl Metrics {
     /// Nothing where no daemon answers.
     pub(crate) fn read(&self) -> Counted {
         let text = self.text().unwrap_or_default();
-        let sum = |name: &str| {
+        let sum = |name: &str| -> u64 {
             let rows = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
             rows.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
         };

@@ -7,6 +7,7 @@ mod changes;
 mod cli;
 mod cluster;
 mod crash;
+mod disk;
 mod fill;
 mod fs_model;
 mod fuse;

@@ -364,7 +364,7 @@ async fn s_09_a_list_that_was_damaged_between_two_runs_is_made_anew() {
         let rig = serve(&source, folder.path(), "  sync: { mode: Never }\n").await;
         let mut synced = rig.dataset.refresh.synced();
         let is_right = async {
-            while rig.read_path("d/1999b").await.ok() != Some(pattern(1, 600)) {
+            while !rig.read_path("d/1999b").await.is_ok_and(|bytes| bytes == pattern(1, 600)) {
                 synced.changed().await.unwrap();
             }
         };

@@ -115,6 +115,8 @@ fn kill_9_of_the_real_daemon_under_all_loads_at_once_costs_nothing_but_a_moment(
             }
             replaced
         });
+        // Also when a wait below fails: then the scope ends, and the test with it.
+        let _ends = Ends(&ended);
         let mut random = SmallRng::seed_from_u64(seed);
         for round in 0..kills() {
             let_run(Duration::from_millis(random.random_range(20..400)));
@@ -164,6 +166,15 @@ fn kill_9_of_the_real_daemon_under_all_loads_at_once_costs_nothing_but_a_moment(
     wait_until("the last version of each file", || (0..FILES).all(|file| shows(&laptop.path("data"), file, ledger.get(file))));
 }
 
+/// Ends whoever looks at it.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Where the number of kills so far stands in the ledger.
 const KILLS: u64 = FILES;
 
@@ -203,8 +214,8 @@ impl Done {
         assert!(self.kills_after_fills * 2 >= kills() && self.fills > u64::from(kills()), "{self:?}");
         assert!(self.kills_after_evictions * 5 >= kills() && self.evictions > u64::from(kills()), "{self:?}");
         assert!(self.hits > 0, "{self:?}");
-        // Of the first one there may be none yet.
-        assert!(self.no_passthrough || self.kills_with_passthrough + 1 >= kills(), "{self:?}");
+        // Of the first ones there may be none yet.
+        assert!(self.no_passthrough || self.kills_with_passthrough * 2 >= kills(), "{self:?}");
     }
 }
 
