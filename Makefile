@@ -19,7 +19,7 @@ ENVTEST := e2e/cluster/envtest.sh run sh -c 'KUBECONFIG_ENVTEST=$$KUBECONFIG exe
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## debug build of everything, tests too: what they need of other crates is built once

@@ -208,7 +208,7 @@ fn tidy_what_falls_short_is_explained() {
 fn tidy_commands_of_the_pages_exist() {
     let files = files();
     let makefile = &found(&files, "Makefile").text;
-    let is_name = |c: char| c.is_ascii_lowercase() || c == '-';
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let mut complaints = Vec::new();
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
         for (at, line) in file.text.lines().enumerate() {

@@ -149,7 +149,7 @@ async fn a_policy_becomes_nodes_and_drift_is_repaired() {
     until("the policy's status", || async {
         let status = policies.get(&world.policy).await.unwrap().status?;
         let ready = find(&status.conditions, Ready)?.reason == "Serving";
-        (ready && status.nodes?.ready == 1 && status.capacity.as_deref() == Some("10Gi")).then_some(())
+        (ready && status.nodes.as_ref()?.ready == 1 && status.capacity.as_deref() == Some("10Gi")).then_some(())
     })
     .await;
     node.stop().await;
