@@ -2,7 +2,6 @@
 //! Knows the order of the steps. Does not know data sets: it only wakes those that may use the policy.
 //! Invariant: a node belongs to one policy, the oldest that selects it.
 
-pub mod apply;
 pub mod build;
 pub mod status;
 
@@ -20,7 +19,7 @@ use crate::context::Context;
 use crate::dataset::policy::age;
 use crate::error::{Error, backoff};
 use crate::nodes::DatasetKey;
-use crate::{names, selector};
+use crate::{names, node_set, selector};
 use status::Outcome;
 
 /// Nodes, pods and figures are looked at in memory; nothing is called while nothing changed.
@@ -45,15 +44,16 @@ pub async fn reconcile(object: Arc<DeserializeGuard<CachePolicy>>, ctx: Arc<Cont
         wake_datasets(&ctx);
         return Ok(Action::await_change());
     }
-    if policy.annotations().get(names::UNINSTALL_ANNOTATION).is_some_and(|value| *value == ctx.lease_uid) {
-        apply::remove(&ctx, policy).await?;
+    if is_given_up(policy, &ctx.lease_uid) {
+        // The policy itself stays: it is the user's.
+        node_set::apply::remove(&ctx, &names::node(&policy.name_any()), &policy.uid().unwrap_or_default()).await?;
         return Ok(Action::await_change());
     }
     let uid = policy.uid().unwrap_or_default();
     let nodes = ctx.stores.nodes.state();
     let observed = observe(policy, &ctx.stores.policies(), nodes.iter().map(|node| &**node));
     let (outcome, error) = match build::build(policy, &observed, &ctx.settings) {
-        Ok(built) => match apply::apply(&ctx, policy, &built).await {
+        Ok(built) => match node_set::apply::apply(&ctx, &built).await {
             Ok(()) => (Outcome::Applied, None),
             Err(error) => (Outcome::Failed { message: error.sentence(), times: ctx.memory.failures(&uid) + 1 }, Some(error)),
         },
@@ -105,6 +105,19 @@ pub fn observe<'a>(policy: &CachePolicy, policies: &[CachePolicy], nodes: impl I
     observed
 }
 
+/// The policy that `node` belongs to: of those that aren't being deleted the oldest that selects it.
+pub fn owner<'a>(node: &Node, policies: &'a [CachePolicy]) -> Option<&'a CachePolicy> {
+    let alive = policies.iter().filter(|policy| policy.metadata.deletion_timestamp.is_none());
+    alive
+        .filter(|policy| selector::fits(node, policy.spec.nodes.selector.as_ref(), &policy.spec.nodes.tolerations))
+        .min_by_key(|policy| age(policy))
+}
+
+/// By the pre-delete hook of this very installation.
+pub fn is_given_up(policy: &CachePolicy, lease_uid: &str) -> bool {
+    policy.annotations().get(names::UNINSTALL_ANNOTATION).is_some_and(|value| value == lease_uid)
+}
+
 fn wake_datasets(ctx: &Context) {
     for dataset in ctx.stores.datasets() {
         ctx.hub.wake(DatasetKey { namespace: dataset.namespace().unwrap_or_default(), name: dataset.name_any() });
@@ -141,5 +154,16 @@ mod tests {
         let of_all = observe(&all, &policies, nodes.iter());
         assert_eq!((of_all.nodes, of_all.taken), (vec!["n1".to_owned()], vec![("n2".to_owned(), "gpu".to_owned())]));
         assert_eq!(of_all.other_default.as_deref(), Some("gpu"));
+        let owner_of = |node: &Node, policies: &[CachePolicy]| owner(node, policies).map(ResourceExt::name_any);
+        assert_eq!(owner_of(&nodes[0], &policies).as_deref(), Some("gpu"));
+        assert_eq!(owner_of(&nodes[1], &policies).as_deref(), Some("all"));
+        assert_eq!(owner_of(&nodes[1], std::slice::from_ref(&gpu)), None);
+        let ending: CachePolicy = serde_json::from_value(json!({
+            "apiVersion": "forebay.dev/v1alpha1", "kind": "CachePolicy",
+            "metadata": { "name": "ending", "deletionTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": { "tiers": [] }
+        }))
+        .unwrap();
+        assert_eq!(owner_of(&nodes[1], &[ending]), None, "a policy that is being deleted has no nodes");
     }
 }

@@ -60,6 +60,7 @@ async fn clean(client: &Client, namespace: &str, within: Duration) -> Result<usi
         annotate(&policies, &policy.name_any(), &mark).await?;
     }
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
+    // Those of policies, and the clients': without policies there are none.
     let of_nodes = ListParams::default().labels(&format!("{}={}", names::COMPONENT_LABEL, names::NODE_COMPONENT));
     loop {
         let sets_left = sets.list_metadata(&of_nodes).await.during(|| "list DaemonSets".to_owned())?.items;

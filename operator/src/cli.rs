@@ -15,7 +15,7 @@ use forebay_wire::unit::ByteSize;
 use kube::{Client, Config};
 use prometheus_client::registry::Registry;
 
-use crate::context::Settings;
+use crate::context::{ClientSettings, Settings};
 use crate::metrics::Metrics;
 use crate::{clean, follow, run};
 
@@ -83,6 +83,12 @@ struct RunArgs {
     /// Memory limit of a cache node beside its tiers in memory
     #[arg(long, default_value = "1Gi", value_parser = quantity)]
     node_memory: String,
+    /// Memory for blocks of a client, which is a cache node where no policy has one; without it there are no clients
+    #[arg(long, value_parser = quantity)]
+    client_memory: Option<String>,
+    /// Let clients use the cloud role of their nodes for what a data set's policy allows to be read so
+    #[arg(long, requires = "client_memory")]
+    client_ambient_credentials: bool,
     /// What cache nodes log
     #[arg(long, default_value = "info")]
     node_log: String,
@@ -182,6 +188,8 @@ fn settings(args: RunArgs, found: Option<String>) -> Result<Settings, String> {
         job_service_account,
         priority_class,
         node_memory,
+        client_memory,
+        client_ambient_credentials,
         node_log,
         mut api_server,
         default_policy,
@@ -208,6 +216,7 @@ fn settings(args: RunArgs, found: Option<String>) -> Result<Settings, String> {
         job_service_account,
         priority_class,
         node_memory,
+        clients: client_memory.map(|memory| ClientSettings { memory, ambient_credentials: client_ambient_credentials }),
         log_level: node_log,
         api_server,
         sync_every: Duration::from_secs(sync_every),

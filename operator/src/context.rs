@@ -33,6 +33,8 @@ pub struct Settings {
     pub priority_class: Option<String>,
     /// Memory of a cache node beside its tiers in memory, as a quantity.
     pub node_memory: String,
+    /// `None`: pods mount on nodes of policies only.
+    pub clients: Option<ClientSettings>,
     pub log_level: String,
     /// Names and addresses of the API server, which no Dataset may read.
     pub api_server: Vec<String>,
@@ -41,6 +43,15 @@ pub struct Settings {
     pub references_every: Duration,
     /// A CachePolicy as YAML that every new leader applies: what the chart's values say of it.
     pub default_policy: Option<String>,
+}
+
+/// Of cache nodes that no policy asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// Of its one tier, which is in memory: a quantity.
+    pub memory: String,
+    /// Whether it may read with its node's cloud role what the data set's policy allows to be read so.
+    pub ambient_credentials: bool,
 }
 
 /// What is watched, in memory.

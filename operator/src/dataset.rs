@@ -23,10 +23,10 @@ use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 
-use crate::context::Context;
+use crate::context::{Context, Settings};
 use crate::error::{Error, backoff};
 use crate::names;
-use crate::nodes::{DatasetKey, NodeView};
+use crate::nodes::{DatasetKey, NodeView, Wanted};
 use observe::{Observed, observe};
 use status::Outcome;
 use validate::{Valid, validate};
@@ -53,7 +53,7 @@ pub async fn reconcile(object: Arc<DeserializeGuard<Dataset>>, ctx: Arc<Context>
     let observed = observe(&ctx, dataset).await?;
     let (outcome, error) = match validate(dataset, &observed, &ctx.settings.api_server) {
         Ok(valid) => {
-            ctx.hub.set(&valid.policy_uid, key(dataset), desired(&uid, &valid, &observed));
+            ctx.hub.set(&valid.policy_uid, wanted(dataset, &valid, &observed, &ctx.settings));
             match apply::apply(&ctx, dataset, &build::build(dataset, &valid, &ctx.settings), &observed).await {
                 Ok(applied) => (Outcome::Applied(applied), None),
                 Err(apply::ApplyError::Taken(claim)) => (Outcome::Refused(build::taken(&claim)), None),
@@ -100,19 +100,26 @@ pub fn key(dataset: &Dataset) -> DatasetKey {
     DatasetKey { namespace: dataset.namespace().unwrap_or_default(), name: dataset.name_any() }
 }
 
-fn desired(uid: &str, valid: &Valid<'_>, observed: &Observed) -> DesiredDataset {
+fn wanted(dataset: &Dataset, valid: &Valid<'_>, observed: &Observed, settings: &Settings) -> Wanted {
     let references = observed
         .references
         .iter()
         .map(|(name, entries)| (name.clone(), References { entries: entries.clone().into_iter().collect() }))
         .collect();
-    DesiredDataset {
-        uid: uid.to_owned(),
-        object: valid.object.clone(),
-        references,
-        ambient_credentials: valid.policy.spec.ambient_credentials == forebay_api::cache_policy::AmbientCredentials::Allow,
-        // One cache a node: each lists for itself.
-        lister: None,
+    let ambient = valid.policy.spec.ambient_credentials == forebay_api::cache_policy::AmbientCredentials::Allow;
+    Wanted {
+        key: key(dataset),
+        dataset: DesiredDataset {
+            uid: dataset.uid().unwrap_or_default(),
+            object: valid.object.clone(),
+            references,
+            ambient_credentials: ambient,
+            // One cache a node: each lists for itself.
+            lister: None,
+        },
+        object_for_clients: valid.object_for_clients.clone(),
+        // The policy speaks of the roles of its own nodes.
+        ambient_for_clients: ambient && settings.clients.as_ref().is_some_and(|clients| clients.ambient_credentials),
     }
 }
 

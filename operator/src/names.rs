@@ -8,7 +8,7 @@ pub const FINALIZER: &str = "forebay.dev/dataset";
 /// The CSI driver's own name.
 pub const DRIVER: &str = "csi.forebay.dev";
 
-/// UID of the CachePolicy that an object belongs to.
+/// UID of the CachePolicy that an object belongs to, or `CLIENT`.
 pub const POLICY_LABEL: &str = "forebay.dev/policy";
 /// UID of the Dataset that an object belongs to.
 pub const DATASET_LABEL: &str = "forebay.dev/dataset";
@@ -38,6 +38,9 @@ pub const WARM_TIMEOUT_ANNOTATION: &str = "forebay.dev/warm-timeout";
 /// The taint that keeps pods from a new node until it can mount: whoever makes nodes puts it on, the operator takes it off.
 pub const STARTUP_TAINT: &str = "forebay.dev/not-ready";
 
+/// Kubernetes' own, on pods that a node made for itself: nobody but the node says that they are there.
+pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
 /// The leader's Lease.
 pub const LEASE: &str = "forebay-operator";
 /// The Secret that holds the operator's certificate authorities.
@@ -60,12 +63,17 @@ pub fn node(policy: &str) -> String {
     format!("forebay-node-{policy}")
 }
 
+/// Stands where a policy's UID does for the nodes that no policy serves: no UID is a word.
+pub const CLIENT: &str = "client";
+/// The DaemonSet, ConfigMap and Secret of these nodes. Not by `node`: a policy may be called `client`.
+pub const CLIENT_OBJECT: &str = "forebay-client";
+
 /// The Job that shows a preload.
 pub fn job(dataset_uid: &str, revision: i64) -> String {
     format!("forebay-preload-{dataset_uid}-{revision}")
 }
 
-/// What a cache node's certificate is made out to.
+/// What a cache node's certificate is made out to. `policy_uid` may be `CLIENT`.
 pub fn node_host(policy_uid: &str) -> String {
     format!("node.{policy_uid}.forebay.dev")
 }

@@ -1,8 +1,9 @@
 //! What every cache node is told, and what it told last: in memory, filled by the Dataset controller and by the Sync calls.
-//! Knows desired and observed, by policy. Does not know where either comes from.
+//! Knows desired and observed, by policy; of clients, which serve what no policy does, by node. Does not know where either comes from.
 //! Invariant: nothing is desired of a node before every Dataset was looked at once: a new leader never frees a cache by not knowing better.
 
 pub mod call;
+mod clients;
 pub mod follow;
 pub mod generation;
 
@@ -14,6 +15,10 @@ use forebay_wire::node_service::TierStatus;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use crate::names;
+use clients::Clients;
+pub use clients::Serves;
+
 /// A node that didn't answer for so long isn't waited for: five missed calls.
 pub const SILENT_AFTER: Duration = Duration::from_secs(15);
 /// Figures that change all the time are looked at so often.
@@ -24,6 +29,24 @@ const FIGURES_EVERY: Duration = Duration::from_secs(30);
 pub struct DatasetKey {
     pub namespace: String,
     pub name: String,
+}
+
+/// What nodes are told of one data set. Not `Debug`: it holds secrets.
+#[derive(Clone, PartialEq)]
+pub struct Wanted {
+    pub key: DatasetKey,
+    /// For the nodes of its policy.
+    pub dataset: DesiredDataset,
+    /// The object as a client is told it: nothing to be loaded ahead of use, nothing pinned.
+    pub object_for_clients: String,
+    /// Whether a client may read it with its node's cloud role.
+    pub ambient_for_clients: bool,
+}
+
+impl Wanted {
+    fn for_clients(&self) -> DesiredDataset {
+        DesiredDataset { object: self.object_for_clients.clone(), ambient_credentials: self.ambient_for_clients, ..self.dataset.clone() }
+    }
 }
 
 /// Shared by the controllers and the calls. Guards one table; never held across `.await`. Not `Debug`: it holds secrets.
@@ -38,17 +61,19 @@ pub struct Hub {
 #[derive(Default)]
 struct Inner {
     policies: BTreeMap<String, PolicyDesired>,
+    clients: Clients,
     /// Datasets by UID that were looked at since the start.
     seen: BTreeSet<String>,
     complete: bool,
-    /// By policy's UID and node's name.
+    /// By policy's UID, or `CLIENT`, and node's name.
     nodes: BTreeMap<(String, String), NodeState>,
     woken: BTreeMap<String, Woken>,
 }
 
 #[derive(Default)]
 struct PolicyDesired {
-    datasets: BTreeMap<String, (DatasetKey, DesiredDataset)>,
+    /// By UID.
+    datasets: BTreeMap<String, Wanted>,
     generation: Option<String>,
 }
 
@@ -104,16 +129,18 @@ impl Hub {
         drop(self.wake.send(key));
     }
 
-    /// Tells the nodes of `policy` of a data set; nodes of any other policy forget it.
-    pub fn set(&self, policy: &str, key: DatasetKey, dataset: DesiredDataset) {
+    /// Tells the nodes of `policy` of a data set; nodes of any other policy forget it. Clients are told where `set_clients` says so.
+    pub fn set(&self, policy: &str, wanted: Wanted) {
         let mut inner = self.inner.lock();
-        inner.seen.insert(dataset.uid.clone());
-        let mut changed = inner.drop_elsewhere(&dataset.uid, Some(policy));
+        let uid = wanted.dataset.uid.clone();
+        inner.seen.insert(uid.clone());
+        let mut changed = inner.drop_elsewhere(&uid, Some(policy));
         let desired = inner.policies.entry(policy.to_owned()).or_default();
-        let entry = (key, dataset);
-        if desired.datasets.get(&entry.1.uid) != Some(&entry) {
-            desired.datasets.insert(entry.1.uid.clone(), entry);
+        if desired.datasets.get(&uid) != Some(&wanted) {
             desired.generation = None;
+            let key = wanted.key.clone();
+            desired.datasets.insert(uid, wanted);
+            inner.clients.outdate(&key);
             changed = true;
         }
         drop(inner);
@@ -131,6 +158,33 @@ impl Hub {
         if changed {
             self.changed.send_modify(|count| *count += 1);
         }
+    }
+
+    /// Tells the client of each of these nodes of these data sets alone. Nobody else is a client.
+    pub fn set_clients(&self, datasets: BTreeMap<String, BTreeSet<DatasetKey>>) {
+        if self.inner.lock().clients.replace(datasets) {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Every data set that nodes are told of, with its policy's UID.
+    pub fn wanted(&self) -> BTreeMap<DatasetKey, String> {
+        let inner = self.inner.lock();
+        let of_policy = |(policy, desired): (&String, &PolicyDesired)| {
+            desired.datasets.values().map(|wanted| (wanted.key.clone(), policy.clone())).collect::<Vec<_>>()
+        };
+        inner.policies.iter().flat_map(of_policy).collect()
+    }
+
+    /// What the clients that answer serve, by node.
+    pub fn serving_clients(&self) -> BTreeMap<String, Serves> {
+        let inner = self.inner.lock();
+        let of = inner.nodes.iter().filter(|((of, _), _)| of == names::CLIENT);
+        let serves = |state: &NodeState| Serves {
+            mounted: state.datasets.values().filter(|one| one.mounted).filter_map(|one| inner.key(&one.uid).cloned()).collect(),
+            is_idle: state.datasets.is_empty(),
+        };
+        of.map(|((_, node), state)| (node.clone(), serves(state))).collect()
     }
 
     /// Whether nodes are told of a data set.
@@ -162,19 +216,20 @@ impl Hub {
         inner.complete
     }
 
-    /// What to ask a node of `policy` that acknowledged `acknowledged`; `None` while not everything is known.
+    /// What to ask `node` of `policy` that acknowledged `acknowledged`; `None` while not everything is known, and of a client that shouldn't be one.
     /// Without `desired` where the node has it already.
-    pub fn desired(&self, policy: &str, acknowledged: &str) -> Option<(String, Option<Desired>)> {
+    pub fn desired(&self, policy: &str, node: &str, acknowledged: &str) -> Option<(String, Option<Desired>)> {
         let mut inner = self.inner.lock();
         if !inner.complete {
             return None;
         }
+        if policy == names::CLIENT {
+            return inner.desired_of_client(node, acknowledged);
+        }
         let entry = inner.policies.entry(policy.to_owned()).or_default();
-        let datasets = &entry.datasets;
-        let generation =
-            entry.generation.get_or_insert_with(|| generation::of(policy, datasets.values().map(|(_, dataset)| dataset))).clone();
-        let desired = (generation != acknowledged)
-            .then(|| Desired { policy: policy.to_owned(), datasets: datasets.values().map(|(_, dataset)| dataset.clone()).collect() });
+        let datasets = || entry.datasets.values().map(|wanted| &wanted.dataset);
+        let generation = entry.generation.get_or_insert_with(|| generation::of(policy, datasets())).clone();
+        let desired = (generation != acknowledged).then(|| Desired { policy: policy.to_owned(), datasets: datasets().cloned().collect() });
         Some((generation, desired))
     }
 
@@ -185,7 +240,10 @@ impl Hub {
         let datasets: BTreeMap<String, ObservedDataset> = datasets.into_iter().map(|dataset| (dataset.uid.clone(), dataset)).collect();
         let state = NodeState { generation, refused, datasets, tiers };
         let before = inner.nodes.insert((policy.to_owned(), node.to_owned()), state);
-        let keys = inner.keys_to_wake(policy, before.is_none(), now);
+        let keys = match policy {
+            names::CLIENT => inner.keys_of_other_problems(node, before.as_ref()),
+            _ => inner.keys_to_wake(policy, before.is_none(), now),
+        };
         drop(inner);
         for key in keys {
             self.wake(key);
@@ -199,14 +257,14 @@ impl Hub {
             return;
         }
         let keys: Vec<DatasetKey> =
-            inner.policies.get(policy).into_iter().flat_map(|desired| desired.datasets.values().map(|(key, _)| key.clone())).collect();
+            inner.policies.get(policy).into_iter().flat_map(|desired| desired.datasets.values().map(|wanted| wanted.key.clone())).collect();
         drop(inner);
         for key in keys {
             self.wake(key);
         }
     }
 
-    /// What each node of `policy` that answers has of the data set `uid`, by name.
+    /// What each node of `policy` (of the clients, for `CLIENT`) that answers has of the data set `uid`, by name.
     pub fn view(&self, policy: &str, uid: &str) -> Vec<NodeView> {
         let inner = self.inner.lock();
         let nodes = inner.nodes.iter().filter(|((of, _), _)| of == policy);
@@ -228,11 +286,14 @@ impl Hub {
     /// Nodes that answer and may still hold something of the data set `uid`.
     pub fn holders(&self, uid: &str) -> Vec<String> {
         let inner = self.inner.lock();
-        let holds = |policy: &str, state: &NodeState| {
-            let current = inner.policies.get(policy).and_then(|desired| desired.generation.as_ref());
+        let holds = |policy: &str, node: &str, state: &NodeState| {
+            let current = match policy {
+                names::CLIENT => inner.clients.generation(node),
+                _ => inner.policies.get(policy).and_then(|desired| desired.generation.as_ref()),
+            };
             state.datasets.contains_key(uid) || current.is_none_or(|current| *current != state.generation)
         };
-        inner.nodes.iter().filter(|((policy, _), state)| holds(policy, state)).map(|((_, name), _)| name.clone()).collect()
+        inner.nodes.iter().filter(|((policy, node), state)| holds(policy, node, state)).map(|((_, name), _)| name.clone()).collect()
     }
 
     pub fn totals(&self, policy: &str) -> PolicyTotals {
@@ -254,8 +315,11 @@ impl Inner {
     fn drop_elsewhere(&mut self, uid: &str, keep: Option<&str>) -> bool {
         let mut changed = false;
         for (policy, desired) in &mut self.policies {
-            if Some(policy.as_str()) != keep && desired.datasets.remove(uid).is_some() {
+            if Some(policy.as_str()) != keep
+                && let Some(wanted) = desired.datasets.remove(uid)
+            {
                 desired.generation = None;
+                self.clients.outdate(&wanted.key);
                 changed = true;
             }
         }
@@ -265,7 +329,7 @@ impl Inner {
     fn keys_to_wake(&mut self, policy: &str, all: bool, now: Instant) -> Vec<DatasetKey> {
         let Some(desired) = self.policies.get(policy) else { return Vec::new() };
         let mut keys = Vec::new();
-        for (uid, (key, _)) in &desired.datasets {
+        for (uid, wanted) in &desired.datasets {
             let of_nodes = self.nodes.iter().filter(|((of, _), _)| of == policy).map(|(_, state)| state.datasets.get(uid));
             let (verdict, figures) = generation::of_observed(of_nodes);
             let wakes = self.woken.get(uid).is_none_or(|old| {
@@ -273,10 +337,42 @@ impl Inner {
             });
             if wakes || all {
                 self.woken.insert(uid.clone(), Woken { verdict, figures, at: now });
-                keys.push(key.clone());
+                keys.push(wanted.key.clone());
             }
         }
         keys
+    }
+
+    fn desired_of_client(&mut self, node: &str, acknowledged: &str) -> Option<(String, Option<Desired>)> {
+        let told = self.clients.get_mut(node)?;
+        let datasets = || -> Vec<DesiredDataset> {
+            let all = self.policies.values().flat_map(|desired| desired.datasets.values());
+            all.filter(|wanted| told.datasets.contains(&wanted.key)).map(Wanted::for_clients).collect()
+        };
+        let generation = match &told.generation {
+            Some(generation) if *generation == acknowledged => return Some((generation.clone(), None)),
+            Some(generation) => generation.clone(),
+            None => generation::of(names::CLIENT, datasets().iter()),
+        };
+        let desired = (generation != acknowledged).then(|| Desired { policy: names::CLIENT.to_owned(), datasets: datasets() });
+        told.generation = Some(generation.clone());
+        Some((generation, desired))
+    }
+
+    fn key(&self, uid: &str) -> Option<&DatasetKey> {
+        self.policies.values().find_map(|desired| desired.datasets.get(uid)).map(|wanted| &wanted.key)
+    }
+
+    /// Of a client's data sets those that have another problem than `before`: nothing else that it says is told of a data set.
+    fn keys_of_other_problems(&self, node: &str, before: Option<&NodeState>) -> Vec<DatasetKey> {
+        let problem = |state: Option<&NodeState>, uid: &str| {
+            let dataset = state.and_then(|state| state.datasets.get(uid));
+            dataset.map(|dataset| (dataset.problem_kind, dataset.problem.clone())).unwrap_or_default()
+        };
+        let now = self.nodes.get(&(names::CLIENT.to_owned(), node.to_owned()));
+        let uids: BTreeSet<&String> = [now, before].into_iter().flatten().flat_map(|state| state.datasets.keys()).collect();
+        let others = uids.into_iter().filter(|uid| problem(now, uid) != problem(before, uid));
+        others.filter_map(|uid| self.key(uid).cloned()).collect()
     }
 }
 

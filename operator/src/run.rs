@@ -30,7 +30,7 @@ use crate::error::{During, Error};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nodes::{DatasetKey, Hub};
-use crate::{cache_policy, dataset, gate, lease, names, nodes, roll, taint};
+use crate::{cache_policy, clients, dataset, gate, lease, names, nodes, roll, taint};
 
 /// Passes at once: enough to hide the API server's latency, few enough not to burden it.
 const PASSES_MAX: u16 = 16;
@@ -99,6 +99,7 @@ async fn lead(client: Client, settings: Settings, metrics: Metrics, lease_uid: S
         () = dataset_controller(datasets, ctx.clone(), woken) => {}
         () = policy_controller(policies, ctx.clone()) => {}
         () = nodes::follow::run(ctx.clone(), shutdown.clone()) => {}
+        () = clients::run(ctx.clone(), shutdown.clone()) => {}
         () = roll::run(ctx.clone(), shutdown.clone()) => {}
         () = gate::run(ctx.clone(), shutdown.clone()) => {}
         () = taint::run(ctx.clone(), shutdown.clone()) => {}

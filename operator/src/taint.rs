@@ -1,11 +1,10 @@
-//! The startup taint: taken off a new node when its driver is ready and, where a policy selects it, its cache node answers.
+//! The startup taint: taken off a new node when its driver is ready and its cache node answers, or its client where no policy selects it.
 //! Knows nodes and pods. Does not know who puts the taint on.
 //! Invariant: only this taint is removed, and it is never put on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_api::CachePolicy;
 use forebay_daemon::logging::chain;
 use forebay_daemon::shutdown::Shutdown;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -14,9 +13,8 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
 use crate::context::Context;
-use crate::dataset::policy::age;
 use crate::roll::is_ready;
-use crate::{names, selector};
+use crate::{cache_policy, clients, names};
 
 /// In memory only, unless a node is tainted.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -51,10 +49,10 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
         let (pods, policies) = (ctx.stores.pods.state(), ctx.stores.policies());
         for node in tainted {
             let name = node.name_any();
-            // Of several that select it the oldest has it.
-            let selects = |policy: &&CachePolicy| selector::fits(node, policy.spec.nodes.selector.as_ref(), &policy.spec.nodes.tolerations);
-            let policy = policies.iter().filter(selects).min_by_key(|policy| age(policy));
-            let served = policy.is_none_or(|policy| ctx.hub.answers(&policy.uid().unwrap_or_default(), &name));
+            let served = match cache_policy::owner(node, &policies) {
+                Some(policy) => ctx.hub.answers(&policy.uid().unwrap_or_default(), &name),
+                None => !clients::is_expected(&ctx, node, &policies) || ctx.hub.answers(names::CLIENT, &name),
+            };
             if !served || !has_driver(&name, &pods) {
                 continue;
             }

@@ -1,9 +1,6 @@
-//! The objects that a CachePolicy asks for: the node's configuration and the DaemonSet. Its certificates are made when they are due: `apply`.
+//! What a CachePolicy asks for: a set of cache nodes.
 //! Pure. Does not know what is there already.
 //! Invariant: everything on a node ends in the policy's UID: two policies never share a folder or a socket.
-
-mod config;
-mod daemon_set;
 
 use forebay_api::CachePolicy;
 use forebay_api::cache_policy::{KEEP_FREE_PERCENT, TierType};
@@ -13,15 +10,10 @@ use serde_json::{Value, json};
 use super::Observed;
 use crate::context::Settings;
 use crate::names;
+use crate::node_set::{Built, NodeSet, Placement, Tier};
 
-/// Not applied yet.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Built {
-    pub config_map: Value,
-    pub daemon_set: Value,
-    /// Digest of the pod template: pods that carry another one are old.
-    pub template: String,
-}
+/// What a cache node needs at least.
+const MEMORY_REQUEST: &str = "256Mi";
 
 /// What can't be built, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,32 +22,23 @@ pub struct Refused {
     pub message: String,
 }
 
-/// A tier as a node's pod sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Tier {
-    /// In memory of the pod: lost with the pod, kept over a restart of its container.
-    Memory { capacity: String },
-    /// `folder` ends in the policy's UID.
-    Disk { folder: String, capacity: String, keep_free_percent: u8 },
-}
-
-/// Where the pod's memory tier is mounted.
-const MEMORY_FOLDER: &str = "/var/lib/forebay/memory";
-/// Where nodes and the driver have their sockets.
-const RUN_FOLDER: &str = "/run/forebay";
-
 pub fn build(policy: &CachePolicy, observed: &Observed, settings: &Settings) -> Result<Built, Refused> {
-    let uid = policy.uid().unwrap_or_default();
-    let tiers = tiers(policy, &uid)?;
-    let config = config::build(policy, &tiers, settings);
-    let (daemon_set, template) = daemon_set::build(policy, observed, settings, &tiers, &config);
-    let config_map = json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": metadata(policy, settings),
-        "data": { "node.yaml": config },
-    });
-    Ok(Built { config_map, daemon_set, template })
+    let id = policy.uid().unwrap_or_default();
+    let placement =
+        Placement { node_selector: Default::default(), tolerations: policy.spec.nodes.tolerations.clone(), terms: terms(policy, observed) };
+    let set = NodeSet {
+        name: names::node(&policy.name_any()),
+        policy: Some(policy.name_any()),
+        // So that it goes with the policy.
+        owner: policy.controller_owner_ref(&()).unwrap_or_default(),
+        tiers: tiers(policy, &id)?,
+        source: policy.spec.source.clone(),
+        ambient_credentials: policy.spec.ambient_credentials,
+        memory_request: MEMORY_REQUEST,
+        placement,
+        id,
+    };
+    Ok(set.build(settings))
 }
 
 fn tiers(policy: &CachePolicy, uid: &str) -> Result<Vec<Tier>, Refused> {
@@ -84,21 +67,21 @@ fn tiers(policy: &CachePolicy, uid: &str) -> Result<Vec<Tier>, Refused> {
     Ok(tiers)
 }
 
-/// Owned by the policy, so that it goes with it.
-pub(super) fn metadata(policy: &CachePolicy, settings: &Settings) -> Value {
-    json!({
-        "name": names::node(&policy.name_any()),
-        "namespace": settings.namespace,
-        "labels": labels(policy),
-        "ownerReferences": [policy.controller_owner_ref(&())],
-    })
-}
-
-fn labels(policy: &CachePolicy) -> Value {
-    json!({
-        names::NAME_LABEL: "forebay",
-        names::MANAGED_BY_LABEL: names::FIELD_MANAGER,
-        names::COMPONENT_LABEL: names::NODE_COMPONENT,
-        names::POLICY_LABEL: policy.uid().unwrap_or_default(),
-    })
+/// The policy's selector, without nodes that an older policy has.
+fn terms(policy: &CachePolicy, observed: &Observed) -> Vec<Value> {
+    let selector = policy.spec.nodes.selector.as_ref();
+    let terms = selector.into_iter().flat_map(|selector| &selector.node_selector_terms);
+    let mut terms: Vec<Value> = terms.filter_map(|term| serde_json::to_value(term).ok()).collect();
+    if observed.taken.is_empty() {
+        return terms;
+    }
+    if terms.is_empty() {
+        terms.push(json!({}));
+    }
+    for term in &mut terms {
+        let mut fields = term["matchFields"].as_array().cloned().unwrap_or_default();
+        fields.extend(observed.taken.iter().map(|(node, _)| json!({ "key": "metadata.name", "operator": "NotIn", "values": [node] })));
+        term["matchFields"] = Value::from(fields);
+    }
+    terms
 }

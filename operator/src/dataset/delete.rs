@@ -73,7 +73,7 @@ async fn keep_served(ctx: &Context, dataset: &Dataset, uid: &str) -> Result<(), 
     }
     let observed = observe(ctx, dataset).await?;
     match validate(dataset, &observed, &ctx.settings.api_server) {
-        Ok(valid) => ctx.hub.set(&valid.policy_uid, super::key(dataset), super::desired(uid, &valid, &observed)),
+        Ok(valid) => ctx.hub.set(&valid.policy_uid, super::wanted(dataset, &valid, &observed, &ctx.settings)),
         Err(_) => ctx.hub.mark_seen(uid),
     }
     Ok(())

@@ -31,8 +31,10 @@ pub struct Observed {
     pub jobs: Vec<Job>,
     /// Nodes that the policy selects.
     pub matched: usize,
-    /// What each node that answers has of it.
+    /// What each of them that answers has of it.
     pub nodes: Vec<NodeView>,
+    /// Clients that know it: they count for nothing, and their problems are told.
+    pub clients: Vec<NodeView>,
 }
 
 pub async fn observe(ctx: &Context, dataset: &Dataset) -> Result<Observed, Error> {
@@ -68,7 +70,8 @@ pub async fn observe(ctx: &Context, dataset: &Dataset) -> Result<Observed, Error
         }
         None => Vec::new(),
     };
-    let observed = Observed { policy, namespace_labels, references, missing, claim, volume, jobs, matched: 0, nodes: Vec::new() };
+    let (nodes, clients) = (Vec::new(), Vec::new());
+    let observed = Observed { policy, namespace_labels, references, missing, claim, volume, jobs, matched: 0, nodes, clients };
     Ok(observed.refreshed(ctx, &uid))
 }
 
@@ -104,6 +107,7 @@ impl Observed {
                 .filter(|node| selector::fits(node, policy.spec.nodes.selector.as_ref(), &policy.spec.nodes.tolerations))
                 .count();
             self.nodes = ctx.hub.view(&policy.uid().unwrap_or_default(), uid);
+            self.clients = ctx.hub.view(names::CLIENT, uid).into_iter().filter(|client| client.dataset.is_some()).collect();
         }
         self
     }

@@ -106,10 +106,19 @@ async fn one(ctx: Arc<Context>, target: Target) {
     let mut answered = Instant::now();
     let mut failing = false;
     loop {
-        tokio::select! {
-            _ = tick.tick() => {}
+        let is_due = tokio::select! {
+            _ = tick.tick() => true,
             // The hub lives as long as the context that this task holds.
-            Ok(()) = changes.changed() => {}
+            Ok(()) = changes.changed() => false,
+        };
+        let request = match ctx.hub.desired(&target.policy_uid, &target.node, &acknowledged) {
+            Some((generation, desired)) => SyncRequest { generation, desired },
+            // Not everything is known yet: only ask. The node's own generation comes back.
+            None => SyncRequest { generation: acknowledged.clone(), desired: None },
+        };
+        // Something changed for other nodes only.
+        if !is_due && request.desired.is_none() {
+            continue;
         }
         let (version, credentials) = ctx.authority.credentials();
         let mut node = match connection.take().filter(|(made_with, _)| *made_with == version) {
@@ -121,11 +130,6 @@ async fn one(ctx: Arc<Context>, target: Target) {
                     continue;
                 }
             },
-        };
-        let request = match ctx.hub.desired(&target.policy_uid, &acknowledged) {
-            Some((generation, desired)) => SyncRequest { generation, desired },
-            // Not everything is known yet: only ask. The node's own generation comes back.
-            None => SyncRequest { generation: acknowledged.clone(), desired: None },
         };
         let sent = request.desired.is_some();
         match node.sync(request).await {

@@ -4,6 +4,15 @@ use forebay_wire::control_service::References;
 
 const POLICY: &str = "p";
 
+fn wanted(uid: &str, secret: &str) -> Wanted {
+    Wanted {
+        key: key(uid),
+        dataset: DesiredDataset { ambient_credentials: true, ..dataset(uid, secret) },
+        object_for_clients: format!("{uid} for clients"),
+        ambient_for_clients: false,
+    }
+}
+
 fn dataset(uid: &str, secret: &str) -> DesiredDataset {
     let entries = (0..20).map(|at| (format!("key-{at}"), secret.as_bytes().to_vec())).collect();
     DesiredDataset {
@@ -26,46 +35,50 @@ fn hub() -> (Hub, mpsc::UnboundedReceiver<DatasetKey>) {
 
 fn reply(hub: &Hub, uids: &[&str]) -> SyncReply {
     let observed = |uid: &&str| ObservedDataset { uid: (*uid).to_owned(), ..ObservedDataset::default() };
-    SyncReply { generation: hub.desired(POLICY, "").unwrap().0, datasets: uids.iter().map(observed).collect(), ..SyncReply::default() }
+    SyncReply {
+        generation: hub.desired(POLICY, "n1", "").unwrap().0,
+        datasets: uids.iter().map(observed).collect(),
+        ..SyncReply::default()
+    }
 }
 
 #[test]
 fn nothing_is_desired_before_every_dataset_was_looked_at() {
     let (hub, _woken) = Hub::new();
-    hub.set(POLICY, key("a"), dataset("a", "x"));
+    hub.set(POLICY, wanted("a", "x"));
     assert!(!hub.try_complete(["a", "b"]));
-    assert_eq!(hub.desired(POLICY, ""), None);
+    assert_eq!(hub.desired(POLICY, "n1", ""), None);
     hub.mark_seen("b");
     assert!(hub.try_complete(["a", "b"]));
     // One that is made later holds nobody up.
     assert!(hub.try_complete(["a", "b", "c"]));
-    assert_eq!(hub.desired(POLICY, "").unwrap().1.unwrap().datasets.len(), 1);
+    assert_eq!(hub.desired(POLICY, "n1", "").unwrap().1.unwrap().datasets.len(), 1);
 }
 
 #[test]
 fn desired_travels_only_when_the_generation_differs() {
     let (hub, _woken) = hub();
     let changes = hub.changes();
-    hub.set(POLICY, key("a"), dataset("a", "x"));
+    hub.set(POLICY, wanted("a", "x"));
     assert!(changes.has_changed().unwrap());
-    let (first, desired) = hub.desired(POLICY, "").unwrap();
-    assert_eq!(desired.unwrap().datasets, [dataset("a", "x")]);
-    assert_eq!(hub.desired(POLICY, &first).unwrap(), (first.clone(), None));
+    let (first, desired) = hub.desired(POLICY, "n1", "").unwrap();
+    assert_eq!(desired.unwrap().datasets, [wanted("a", "x").dataset]);
+    assert_eq!(hub.desired(POLICY, "n1", &first).unwrap(), (first.clone(), None));
     // The same again, with its map in another order, is the same.
-    hub.set(POLICY, key("a"), dataset("a", "x"));
-    assert_eq!(hub.desired(POLICY, &first).unwrap().0, first);
-    hub.set(POLICY, key("a"), dataset("a", "rotated"));
-    let (second, desired) = hub.desired(POLICY, &first).unwrap();
+    hub.set(POLICY, wanted("a", "x"));
+    assert_eq!(hub.desired(POLICY, "n1", &first).unwrap().0, first);
+    hub.set(POLICY, wanted("a", "rotated"));
+    let (second, desired) = hub.desired(POLICY, "n1", &first).unwrap();
     assert_ne!(first, second);
     assert!(desired.is_some());
-    hub.set("other", key("a"), dataset("a", "rotated"));
-    assert!(hub.desired(POLICY, &second).unwrap().1.unwrap().datasets.is_empty(), "a data set belongs to one policy");
+    hub.set("other", wanted("a", "rotated"));
+    assert!(hub.desired(POLICY, "n1", &second).unwrap().1.unwrap().datasets.is_empty(), "a data set belongs to one policy");
 }
 
 #[test]
 fn a_removed_dataset_is_held_until_every_node_that_answers_has_let_it_go() {
     let (hub, _woken) = hub();
-    hub.set(POLICY, key("a"), dataset("a", "x"));
+    hub.set(POLICY, wanted("a", "x"));
     let now = Instant::now();
     for node in ["n1", "n2"] {
         hub.answered(POLICY, node, reply(&hub, &["a"]), now);
@@ -81,7 +94,7 @@ fn a_removed_dataset_is_held_until_every_node_that_answers_has_let_it_go() {
 #[test]
 fn an_answer_wakes_a_dataset_when_its_verdict_changes_and_not_when_a_figure_does() {
     let (hub, mut woken) = hub();
-    hub.set(POLICY, key("a"), dataset("a", "x"));
+    hub.set(POLICY, wanted("a", "x"));
     let start = Instant::now();
     let answer = |wanted: u64, held: u64, after: u64| {
         let mut reply = reply(&hub, &["a"]);
@@ -101,4 +114,64 @@ fn an_answer_wakes_a_dataset_when_its_verdict_changes_and_not_when_a_figure_does
     check(false);
     hub.lost(POLICY, "n1");
     check(true);
+}
+
+fn told(nodes: &[(&str, &[&str])]) -> BTreeMap<String, BTreeSet<DatasetKey>> {
+    nodes.iter().map(|(node, uids)| ((*node).to_owned(), uids.iter().map(|uid| key(uid)).collect())).collect()
+}
+
+#[test]
+fn a_client_is_told_of_what_is_used_on_its_node_and_of_nothing_else() {
+    let (hub, _woken) = hub();
+    for uid in ["a", "b"] {
+        hub.set(POLICY, wanted(uid, "x"));
+    }
+    assert_eq!(hub.desired(names::CLIENT, "n1", ""), None, "nobody said that it is one");
+    hub.set_clients(told(&[("n1", &["a"]), ("n2", &["b", "unknown"]), ("n3", &[])]));
+    assert_eq!(hub.desired(names::CLIENT, "n4", ""), None);
+    let of = |node: &str, acknowledged: &str| hub.desired(names::CLIENT, node, acknowledged).unwrap();
+    let (generation, desired) = of("n1", "");
+    let desired = desired.unwrap();
+    let object = "a for clients".to_owned();
+    assert_eq!(desired, Desired { policy: names::CLIENT.to_owned(), datasets: vec![DesiredDataset { object, ..dataset("a", "x") }] });
+    assert_eq!(of("n1", &generation), (generation.clone(), None));
+    assert_eq!(of("n2", "").1.unwrap().datasets.len(), 1);
+    assert_eq!(of("n3", "").1.unwrap().datasets, []);
+
+    let changes = hub.changes();
+    hub.set_clients(told(&[("n1", &["a"]), ("n2", &["b", "unknown"]), ("n3", &[])]));
+    assert!(!changes.has_changed().unwrap(), "the same again is no change");
+    hub.set(POLICY, wanted("b", "rotated"));
+    assert_eq!(of("n1", &generation).1, None, "another data set's secret is nothing to it");
+    hub.set(POLICY, wanted("a", "rotated"));
+    assert!(of("n1", &generation).1.unwrap().datasets[0].references["s3"].entries.values().all(|value| value == b"rotated"));
+    hub.set_clients(told(&[("n1", &[])]));
+    assert_eq!(of("n1", &generation).1.unwrap().datasets, []);
+    assert_eq!(hub.desired(names::CLIENT, "n2", ""), None, "it is none any more");
+}
+
+#[test]
+fn a_client_holds_a_removed_dataset_until_it_let_it_go() {
+    let (hub, mut woken) = hub();
+    hub.set(POLICY, wanted("a", "x"));
+    hub.set_clients(told(&[("n9", &["a"])]));
+    let answer = |mounted: bool, problem: &str| {
+        let (generation, desired) = hub.desired(names::CLIENT, "n9", "").unwrap();
+        let observed =
+            |dataset: DesiredDataset| ObservedDataset { uid: dataset.uid, mounted, problem: problem.to_owned(), ..Default::default() };
+        let datasets = desired.unwrap().datasets.into_iter().map(observed).collect();
+        hub.answered(names::CLIENT, "n9", SyncReply { generation, datasets, ..SyncReply::default() }, Instant::now());
+    };
+    answer(true, "");
+    assert_eq!(woken.try_recv().ok(), None, "it counts for nothing in a status");
+    assert_eq!(hub.serving_clients()["n9"], Serves { mounted: BTreeSet::from([key("a")]), is_idle: false });
+    assert_eq!(hub.view(names::CLIENT, "a").len(), 1);
+    assert!(hub.view(POLICY, "a").is_empty());
+    answer(true, "refused");
+    assert_eq!(woken.try_recv().ok(), Some(key("a")), "unless it has a problem");
+    hub.remove("a");
+    assert_eq!(hub.holders("a"), ["n9"]);
+    answer(false, "");
+    assert!(hub.holders("a").is_empty());
+    assert!(hub.serving_clients()["n9"].is_idle);
 }

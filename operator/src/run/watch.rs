@@ -72,7 +72,7 @@ fn named(metadata: &mut ObjectMeta) -> ObjectMeta {
     }
 }
 
-/// Keeps volumes and gates of every pod; labels, ports and readiness of our own.
+/// Keeps volumes, gates and the node of every pod; labels, ports and readiness of our own.
 pub(super) fn cut_pod(pod: &mut Pod, own: &str) {
     let ours = pod.metadata.namespace.as_deref() == Some(own);
     let only = |map: Option<BTreeMap<String, String>>, keep: &[&str]| {
@@ -80,7 +80,8 @@ pub(super) fn cut_pod(pod: &mut Pod, own: &str) {
             .filter(|map| !map.is_empty())
     };
     let mut metadata = named(&mut pod.metadata);
-    metadata.annotations = only(pod.metadata.annotations.take(), &[names::WARM_TIMEOUT_ANNOTATION, names::TEMPLATE_ANNOTATION]);
+    let annotations = [names::WARM_TIMEOUT_ANNOTATION, names::TEMPLATE_ANNOTATION, names::MIRROR_ANNOTATION];
+    metadata.annotations = only(pod.metadata.annotations.take(), &annotations);
     if ours {
         metadata.labels = only(pod.metadata.labels.take(), &[names::COMPONENT_LABEL, names::POLICY_LABEL]);
         metadata.owner_references = pod.metadata.owner_references.take();
@@ -119,7 +120,7 @@ pub(super) fn cut_pod(pod: &mut Pod, own: &str) {
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// Returns when everything that passes look at was read once.
-pub(super) async fn until_ready(stores: &Stores) {
+pub(crate) async fn until_ready(stores: &Stores) {
     ready(&stores.policies).await;
     ready(&stores.datasets).await;
     ready(&stores.nodes).await;

@@ -71,6 +71,7 @@ fn observed(matched: usize, nodes: Vec<Option<ObservedDataset>>) -> Observed {
         jobs: Vec::new(),
         matched,
         nodes: nodes.into_iter().enumerate().map(view).collect(),
+        clients: Vec::new(),
     }
 }
 
@@ -179,6 +180,25 @@ fn degraded_says_what_is_worse_than_it_should() {
     let fine = observed(1, vec![Some(listed())]);
     check_with(json!({}), &fine, &failed(2), "Ready=True/Readable Degraded=False/AsExpected Reconciling=True/Retrying");
     check_with(json!({}), &fine, &failed(3), "Ready=True/Readable Degraded=True/ApplyFailed");
+}
+
+#[test]
+fn a_client_counts_for_nothing_and_its_problem_is_told() {
+    let client = |name: &str, dataset: ObservedDataset| NodeView { name: name.to_owned(), dataset: Some(dataset), ..NodeView::default() };
+    let mut with_clients = observed(1, vec![Some(holding(9, 9, PreloadState::Done))]);
+    with_clients.clients = vec![client("c1", listed())];
+    let applied = Outcome::Applied(Applied::default());
+    check_with(preloading(), &with_clients, &applied, "Ready=True/Readable Warm=True/Held Degraded=False/AsExpected -Reconciling");
+    assert_eq!(figures::of(&dataset(preloading()), &Summary::of(&dataset(preloading()), &with_clients)).nodes.unwrap().count, 1);
+    with_clients.clients.push(client("c2", problem(Problem::Denied, "s3:ListBucket is missing")));
+    let got = check_with(
+        preloading(),
+        &with_clients,
+        &applied,
+        "Ready=True/Readable Warm=True/Held SourceReachable=True/Reachable Degraded=True/CredentialsRefused -Stalled",
+    );
+    let degraded = got.iter().find(|one| one.condition_type == ConditionType::Degraded).unwrap();
+    assert!(degraded.message.starts_with("c2, ") && degraded.message.ends_with("s3:ListBucket is missing"), "{}", degraded.message);
 }
 
 #[test]

@@ -63,18 +63,34 @@ impl Control for Service {
 /// PEM: certificate, key, what it trusts.
 pub(crate) type Pem = (Vec<u8>, Vec<u8>, Vec<u8>);
 
+async fn made_for(world: &World, object: &str) -> Pem {
+    let secrets: Api<Secret> = world.own();
+    let secret = until("the certificates", || async { secrets.get_opt(object).await.unwrap() }).await;
+    let data = secret.data.unwrap();
+    let file = |key: &str| data[key].0.clone();
+    (file("tls.crt"), file("tls.key"), file("ca.crt"))
+}
+
 impl FakeNode {
     /// With the certificates that the operator made for the policy of `world`.
     pub(crate) async fn start(world: &World) -> Self {
-        let secrets: Api<Secret> = world.own();
-        let name = node_object(world);
-        let secret = until("the policy's certificates", || async { secrets.get_opt(&name).await.unwrap() }).await;
-        let data = secret.data.unwrap();
-        let file = |key: &str| data[key].0.clone();
-        Self::start_with(world, (file("tls.crt"), file("tls.key"), file("ca.crt"))).await
+        let pem = made_for(world, &node_object(world)).await;
+        Self::start_with(world, pem).await
     }
 
-    pub(crate) async fn start_with(world: &World, (certificate, key, trusted): Pem) -> Self {
+    /// With those that it made for clients.
+    pub(crate) async fn start_client(world: &World) -> Self {
+        let pem = made_for(world, names::CLIENT_OBJECT).await;
+        Self::start_as(world, format!("{}-client", world.node), names::CLIENT, pem).await
+    }
+
+    pub(crate) async fn start_with(world: &World, pem: Pem) -> Self {
+        let policies: Api<forebay_api::CachePolicy> = Api::all(world.client.clone());
+        let uid = policies.get(&world.policy).await.unwrap().uid().unwrap();
+        Self::start_as(world, format!("{}-0", node_object(world)), &uid, pem).await
+    }
+
+    async fn start_as(world: &World, pod: String, policy_uid: &str, (certificate, key, trusted): Pem) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)).client_ca_root(Certificate::from_pem(trusted));
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -82,17 +98,15 @@ impl FakeNode {
         let service = ControlServer::new(Service(state.clone()));
         let server = Server::builder().tls_config(tls).unwrap().add_service(service).serve_with_incoming(incoming);
         let server = tokio::spawn(async move { server.await.unwrap() });
-        let (pods, pod) = (world.own::<Pod>(), format!("{}-0", node_object(world)));
-        Self::make_pod(world, &pods, &pod, address.port()).await;
+        let pods = world.own::<Pod>();
+        Self::make_pod(world, &pods, &pod, policy_uid, address.port()).await;
         Self { state, pod, pods, server }
     }
 
     /// As the DaemonSet's controller and kubelet would have it.
-    async fn make_pod(world: &World, pods: &Api<Pod>, name: &str, port: u16) {
-        let policies: Api<forebay_api::CachePolicy> = Api::all(world.client.clone());
-        let uid = policies.get(&world.policy).await.unwrap().uid().unwrap();
+    async fn make_pod(world: &World, pods: &Api<Pod>, name: &str, policy_uid: &str, port: u16) {
         let pod = json!({
-            "metadata": { "name": name, "labels": { names::COMPONENT_LABEL: names::NODE_COMPONENT, names::POLICY_LABEL: uid } },
+            "metadata": { "name": name, "labels": { names::COMPONENT_LABEL: names::NODE_COMPONENT, names::POLICY_LABEL: policy_uid } },
             "spec": {
                 "nodeName": world.node,
                 "containers": [{ "name": "node", "image": "fake", "ports": [{ "name": names::CONTROL_PORT_NAME, "containerPort": port }] }]

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use forebay_api::{CachePolicy, Dataset};
 use forebay_operator::cache_policy::{self, Observed as PolicyObserved};
-use forebay_operator::context::Settings;
+use forebay_operator::clients;
+use forebay_operator::clients::plan::Driver;
+use forebay_operator::context::{ClientSettings, Settings};
 use forebay_operator::dataset::observe::Observed;
 use forebay_operator::dataset::{build, validate};
 use serde_json::{Value, json};
@@ -23,6 +25,7 @@ pub(crate) fn settings() -> Settings {
         job_service_account: "forebay-job".to_owned(),
         priority_class: None,
         node_memory: "1Gi".to_owned(),
+        clients: Some(ClientSettings { memory: "256Mi".to_owned(), ambient_credentials: false }),
         log_level: "info".to_owned(),
         api_server: Vec::new(),
         sync_every: Duration::from_millis(200),
@@ -72,6 +75,7 @@ fn built(spec: Value) -> build::Built {
         jobs: Vec::new(),
         matched: 1,
         nodes: Vec::new(),
+        clients: Vec::new(),
     };
     let valid = validate::validate(&dataset, &observed, &[]).unwrap();
     build::build(&dataset, &valid, &settings())
@@ -128,6 +132,28 @@ fn the_objects_of_the_shortest_policy() {
     let policy = policy(json!({ "tiers": [{ "type": "Disk", "paths": ["/var/lib/forebay"], "capacity": "20%" }] }));
     let built = cache_policy::build::build(&policy, &PolicyObserved::default(), &settings()).unwrap();
     check("cache-policy-short", &[built.config_map, built.daemon_set]);
+}
+
+#[test]
+fn the_objects_of_clients() {
+    let settings = settings();
+    let driver = Driver { node_selector: [("kubernetes.io/os".to_owned(), "linux".to_owned())].into(), ..Driver::of([]) };
+    let terms = vec![json!({ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["gpu-1"] }] })];
+    let lease = "44444444-4444-4444-4444-444444444444";
+    let built = clients::build(settings.clients.as_ref().unwrap(), &driver, terms, lease, &settings);
+    let config = built.config_map["data"]["node.yaml"].as_str().unwrap();
+    let parsed = forebay_wire::node_config::NodeConfig::parse("node.yaml", config).unwrap();
+    assert_eq!(parsed.tiers.len(), 1, "a node reads what is written for it");
+    check("clients", &[built.config_map, built.daemon_set]);
+}
+
+#[test]
+fn a_policy_without_disks_keeps_its_lists_of_files_on_the_host() {
+    let policy = policy(json!({ "tiers": [{ "type": "Memory", "capacity": "32Gi" }] }));
+    let built = cache_policy::build::build(&policy, &PolicyObserved::default(), &settings()).unwrap();
+    let volumes = built.daemon_set["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+    let lists = volumes.iter().find(|volume| volume["name"] == "lists").unwrap();
+    assert_eq!(lists["hostPath"]["path"], json!("/var/lib/forebay/22222222-2222-2222-2222-222222222222"));
 }
 
 #[test]

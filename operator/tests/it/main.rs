@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod api_server;
+mod clients;
 mod conditions;
 mod fake_node;
 mod golden;

@@ -232,7 +232,9 @@ async fn a_gated_pod_is_let_go_when_its_dataset_is_warm() {
 async fn a_startup_taint_goes_when_the_driver_is_ready_and_the_cache_node_answers() {
     let Some(world) = World::new("taint").await else { return };
     let nodes: Api<Node> = Api::all(world.client.clone());
-    let taints = json!([{ "key": names::STARTUP_TAINT, "effect": "NoSchedule" }, { "key": "example.com/other", "effect": "NoSchedule" }]);
+    // The other one keeps no policy away.
+    let other = json!({ "key": "example.com/other", "effect": "PreferNoSchedule" });
+    let taints = json!([{ "key": names::STARTUP_TAINT, "effect": "NoSchedule" }, other]);
     nodes.patch(&world.node, &PatchParams::default(), &Patch::Merge(json!({ "spec": { "taints": taints } }))).await.unwrap();
     let keys = |node: Node| node.spec.unwrap().taints.unwrap_or_default().into_iter().map(|taint| taint.key).collect::<Vec<_>>();
     let node = FakeNode::start(&world).await;

@@ -36,6 +36,9 @@ const OPERATOR_PURE: &[&str] = &[
     "operator/src/dataset/status/conditions.rs",
     "operator/src/dataset/status/summary.rs",
     "operator/src/cache_policy/build",
+    "operator/src/clients/plan.rs",
+    "operator/src/node_set/config.rs",
+    "operator/src/node_set/daemon_set.rs",
     "operator/src/nodes/generation.rs",
 ];
 

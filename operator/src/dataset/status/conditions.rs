@@ -5,7 +5,7 @@
 use forebay_api::condition::ConditionType::{Degraded, Ready, Reconciling, SourceReachable, Stalled, Synced, Warm};
 use forebay_api::condition::{ConditionStatus, NewCondition};
 use forebay_api::quantity;
-use forebay_wire::control_service::Problem;
+use forebay_wire::control_service::{ObservedDataset, Problem};
 use forebay_wire::node_service::PreloadState;
 use kube::ResourceExt;
 
@@ -243,6 +243,12 @@ fn degraded(observed: &Observed, summary: &Summary, failure: Option<(&String, u3
     }
     if let Some((node, why)) = &summary.refusing {
         return is("NodeProblem", format!("{node}: {why}"));
+    }
+    let troubled = |dataset: &&ObservedDataset| !dataset.problem.is_empty();
+    let client = observed.clients.iter().find_map(|client| Some((&client.name, client.dataset.as_ref().filter(troubled)?)));
+    if let Some((name, dataset)) = client {
+        let message = format!("{name}, a node that the CachePolicy doesn't select: {}", dataset.problem);
+        return is(reason(dataset.problem_kind()), message);
     }
     if let (Some((node, capacity)), Some(wanted)) = (&summary.capacity_min, summary.says.iter().map(|node| node.wanted).max())
         && wanted > *capacity

@@ -1,16 +1,16 @@
-//! The node's own file, from the policy.
+//! The node's own file.
 
-use forebay_api::CachePolicy;
 use forebay_api::cache_policy::AmbientCredentials;
 use serde_json::json;
 
-use super::{MEMORY_FOLDER, Tier};
+use super::{MEMORY_FOLDER, NodeSet, Tier};
 use crate::context::Settings;
 use crate::names;
 
 /// `node.yaml` as `forebay-node cluster --config` reads it.
-pub(super) fn build(policy: &CachePolicy, tiers: &[Tier], settings: &Settings) -> String {
-    let tiers: Vec<_> = tiers
+pub(super) fn build(set: &NodeSet, settings: &Settings) -> String {
+    let tiers: Vec<_> = set
+        .tiers
         .iter()
         .map(|tier| match tier {
             // The volume's size is the limit; nobody evicts from it.
@@ -20,7 +20,7 @@ pub(super) fn build(policy: &CachePolicy, tiers: &[Tier], settings: &Settings) -
             }
         })
         .collect();
-    let ambient = match policy.spec.ambient_credentials {
+    let ambient = match set.ambient_credentials {
         AmbientCredentials::Deny => "Deny",
         AmbientCredentials::Allow => "Allow",
     };
@@ -32,11 +32,10 @@ pub(super) fn build(policy: &CachePolicy, tiers: &[Tier], settings: &Settings) -
         "metrics": { "address": format!("0.0.0.0:{}", names::METRICS_PORT) },
         "log": { "format": "JSON", "level": settings.log_level },
     });
-    let limits = &policy.spec.source;
-    if let Some(bytes) = &limits.max_bytes_per_second {
+    if let Some(bytes) = &set.source.max_bytes_per_second {
         file["source"]["maxBytesPerSecond"] = json!(bytes);
     }
-    if let Some(requests) = limits.max_requests_per_second {
+    if let Some(requests) = set.source.max_requests_per_second {
         file["source"]["maxRequestsPerSecond"] = json!(requests);
     }
     serde_saphyr::to_string(&file).expect("a file of maps, lists and scalars can be written")

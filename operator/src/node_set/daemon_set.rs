@@ -1,43 +1,38 @@
-//! The DaemonSet of a policy's cache nodes. Their container has no capability, a user of its own and a read-only root; only the
+//! The DaemonSet of a set's cache nodes. Their container has no capability, a user of its own and a read-only root; only the
 //! container before it, which gives the folders their owner, is root, with the three capabilities that this needs.
 
-use forebay_api::CachePolicy;
 use forebay_wire::unit::ByteSize;
-use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{MEMORY_FOLDER, Observed, RUN_FOLDER, Tier};
+use super::{LISTS_FOLDER, MEMORY_FOLDER, NodeSet, RUN_FOLDER, Tier};
 use crate::context::Settings;
 use crate::names;
 use crate::nodes::generation;
 
-/// What a node needs at least, beside its tiers in memory.
-const MEMORY_REQUEST: &str = "256Mi";
-
-/// The object, and the digest of its pod template.
-pub(super) fn build(policy: &CachePolicy, observed: &Observed, settings: &Settings, tiers: &[Tier], config: &str) -> (Value, String) {
-    let mut spec = pod(policy, settings, tiers);
+pub(super) fn build(set: &NodeSet, metadata: &Value, settings: &Settings, config: &str) -> Value {
+    let mut spec = pod(set, settings);
     // Affinity isn't part of it: a node that changes hands restarts nobody else's cache.
     let template = generation::of_text(&format!("{spec}\n{config}"));
-    spec["affinity"] = affinity(policy, observed);
-    let annotations = json!({
+    spec["affinity"] = affinity(&set.placement.terms);
+    let mut annotations = json!({
         names::TEMPLATE_ANNOTATION: template,
-        names::POLICY_NAME_ANNOTATION: policy.name_any(),
         "kubectl.kubernetes.io/default-container": "node",
     });
-    let selected = json!({ names::COMPONENT_LABEL: names::NODE_COMPONENT, names::POLICY_LABEL: policy.uid().unwrap_or_default() });
-    let object = json!({
+    if let Some(policy) = &set.policy {
+        annotations[names::POLICY_NAME_ANNOTATION] = Value::from(policy.as_str());
+    }
+    let selected = json!({ names::COMPONENT_LABEL: names::NODE_COMPONENT, names::POLICY_LABEL: set.id });
+    json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
-        "metadata": super::metadata(policy, settings),
+        "metadata": metadata,
         "spec": {
             "selector": { "matchLabels": selected },
             // The operator replaces pods, one node at a time, and only where the driver holds the mounts meanwhile.
             "updateStrategy": { "type": "OnDelete" },
-            "template": { "metadata": { "labels": super::labels(policy), "annotations": annotations }, "spec": spec },
+            "template": { "metadata": { "labels": set.labels(), "annotations": annotations }, "spec": spec },
         },
-    });
-    (object, template)
+    })
 }
 
 /// Folders of the host and of memory, as volumes and where they are mounted.
@@ -48,14 +43,14 @@ struct Folders {
     memory_bytes: u64,
 }
 
-fn folders(tiers: &[Tier], run: &str) -> Folders {
+fn folders(set: &NodeSet, run: &str) -> Folders {
     let mut folders = Folders {
         paths: vec![run.to_owned()],
         volumes: vec![json!({ "name": "run", "hostPath": { "path": RUN_FOLDER, "type": "DirectoryOrCreate" } })],
         mounts: vec![json!({ "name": "run", "mountPath": RUN_FOLDER })],
         memory_bytes: 0,
     };
-    for (index, tier) in tiers.iter().enumerate() {
+    for (index, tier) in set.tiers.iter().enumerate() {
         let name = format!("tier-{index}");
         let path = match tier {
             Tier::Memory { capacity } => {
@@ -71,7 +66,21 @@ fn folders(tiers: &[Tier], run: &str) -> Folders {
         folders.paths.push(path.to_owned());
         folders.mounts.push(json!({ "name": name, "mountPath": path }));
     }
+    if set.tiers.iter().all(|tier| matches!(tier, Tier::Memory { .. })) {
+        folders.add_lists(&set.id);
+    }
     folders
+}
+
+impl Folders {
+    /// A node keeps its lists of files below `datasets` in a tier on a disk, else in the first tier. They may be larger than a tier in memory, and
+    /// are needed again when the pod was replaced.
+    fn add_lists(&mut self, id: &str) {
+        let path = format!("{MEMORY_FOLDER}/datasets");
+        self.volumes.push(json!({ "name": "lists", "hostPath": { "path": format!("{LISTS_FOLDER}/{id}"), "type": "DirectoryOrCreate" } }));
+        self.mounts.push(json!({ "name": "lists", "mountPath": path }));
+        self.paths.push(path);
+    }
 }
 
 /// Of a quantity that was checked where it came in.
@@ -79,17 +88,16 @@ fn bytes(text: &str) -> u64 {
     text.parse::<ByteSize>().map_or(0, ByteSize::bytes)
 }
 
-fn pod(policy: &CachePolicy, settings: &Settings, tiers: &[Tier]) -> Value {
-    let object = names::node(&policy.name_any());
-    let run = format!("{RUN_FOLDER}/{}", policy.uid().unwrap_or_default());
-    let folders = folders(tiers, &run);
+fn pod(set: &NodeSet, settings: &Settings) -> Value {
+    let run = format!("{RUN_FOLDER}/{}", set.id);
+    let folders = folders(set, &run);
     let mut volumes = vec![
-        json!({ "name": "config", "configMap": { "name": object } }),
-        json!({ "name": "tls", "secret": { "secretName": object, "defaultMode": 0o440 } }),
+        json!({ "name": "config", "configMap": { "name": set.name } }),
+        json!({ "name": "tls", "secret": { "secretName": set.name, "defaultMode": 0o440 } }),
     ];
     volumes.extend(folders.volumes.iter().cloned());
     let startup = json!({ "key": names::STARTUP_TAINT, "operator": "Exists" });
-    let given = policy.spec.nodes.tolerations.iter().filter_map(|toleration| serde_json::to_value(toleration).ok());
+    let given = set.placement.tolerations.iter().filter_map(|toleration| serde_json::to_value(toleration).ok());
     let tolerations: Vec<Value> = given.chain([startup]).collect();
     let mut pod = json!({
         "serviceAccountName": settings.node_service_account,
@@ -99,9 +107,12 @@ fn pod(policy: &CachePolicy, settings: &Settings, tiers: &[Tier]) -> Value {
         "securityContext": { "fsGroup": names::NODE_USER, "seccompProfile": { "type": "RuntimeDefault" } },
         "tolerations": tolerations,
         "initContainers": [prepare(settings, &folders)],
-        "containers": [node(settings, &folders, &run)],
+        "containers": [node(set, settings, &folders, &run)],
         "volumes": volumes,
     });
+    if !set.placement.node_selector.is_empty() {
+        pod["nodeSelector"] = json!(set.placement.node_selector);
+    }
     if !settings.image_pull_secrets.is_empty() {
         pod["imagePullSecrets"] = settings.image_pull_secrets.iter().map(|name| json!({ "name": name })).collect();
     }
@@ -137,7 +148,7 @@ fn prepare(settings: &Settings, folders: &Folders) -> Value {
     })
 }
 
-fn node(settings: &Settings, folders: &Folders, run: &str) -> Value {
+fn node(set: &NodeSet, settings: &Settings, folders: &Folders, run: &str) -> Value {
     let memory = |base: &str| match folders.memory_bytes {
         0 => base.to_owned(),
         more => (bytes(base) + more).to_string(),
@@ -162,7 +173,7 @@ fn node(settings: &Settings, folders: &Folders, run: &str) -> Value {
         "readinessProbe": probe("/readyz", 5, 2),
         "livenessProbe": probe("/healthz", 10, 6),
         "resources": {
-            "requests": { "cpu": "100m", "memory": memory(MEMORY_REQUEST) },
+            "requests": { "cpu": "100m", "memory": memory(set.memory_request) },
             "limits": { "memory": memory(&settings.node_memory) },
         },
         "securityContext": {
@@ -177,21 +188,7 @@ fn node(settings: &Settings, folders: &Folders, run: &str) -> Value {
     })
 }
 
-/// The policy's selector, without nodes that an older policy has.
-fn affinity(policy: &CachePolicy, observed: &Observed) -> Value {
-    let selector = policy.spec.nodes.selector.as_ref();
-    let terms = selector.into_iter().flat_map(|selector| &selector.node_selector_terms);
-    let mut terms: Vec<Value> = terms.filter_map(|term| serde_json::to_value(term).ok()).collect();
-    if !observed.taken.is_empty() {
-        if terms.is_empty() {
-            terms.push(json!({}));
-        }
-        for term in &mut terms {
-            let mut fields = term["matchFields"].as_array().cloned().unwrap_or_default();
-            fields.extend(observed.taken.iter().map(|(node, _)| json!({ "key": "metadata.name", "operator": "NotIn", "values": [node] })));
-            term["matchFields"] = Value::from(fields);
-        }
-    }
+fn affinity(terms: &[Value]) -> Value {
     if terms.is_empty() {
         return json!({});
     }
