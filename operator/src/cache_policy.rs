@@ -34,6 +34,8 @@ pub struct Observed {
     pub taken: Vec<(String, String)>,
     /// Whether an older policy is the default as well; its name.
     pub other_default: Option<String>,
+    /// `nodes.topologyKey` is set, and this version does nothing with it.
+    pub ignores_topology: bool,
 }
 
 pub async fn reconcile(object: Arc<DeserializeGuard<CachePolicy>>, ctx: Arc<Context>) -> Result<Action, Error> {
@@ -91,6 +93,7 @@ pub fn observe<'a>(policy: &CachePolicy, policies: &[CachePolicy], nodes: impl I
     let selects =
         |policy: &CachePolicy, node: &Node| selector::fits(node, policy.spec.nodes.selector.as_ref(), &policy.spec.nodes.tolerations);
     let mut observed = Observed {
+        ignores_topology: !policy.spec.nodes.topology_key.is_empty(),
         other_default: older.iter().find(|other| policy.spec.default && other.spec.default).map(|other| other.name_any()),
         ..Observed::default()
     };

@@ -89,6 +89,11 @@ fn degraded(observed: &Observed, serving: usize, outcome: &Outcome) -> NewCondit
             format!("{} of {} nodes don't answer", observed.nodes.len() - serving, observed.nodes.len()),
         );
     }
+    if observed.ignores_topology {
+        // Nothing crosses zones: every node has a cache of its own.
+        let message = "this version of Forebay does nothing with nodes.topologyKey: each node reads the source for itself; leave it out";
+        return NewCondition::new(Degraded, true, "FieldsIgnored", message);
+    }
     NewCondition::new(Degraded, false, "AsExpected", "it works as it should")
 }
 
@@ -129,4 +134,26 @@ pub async fn write(ctx: &Context, policy: &CachePolicy, observed: &Observed, out
         event::publish(&ctx.events, &policy.object_ref(&()), kind, reason, &note).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(observed: &Observed, serving: usize, expected: &str) {
+        let got = conditions(observed, serving, &Outcome::Applied);
+        let told: Vec<String> =
+            got.iter().map(|one| format!("{}={}/{}", one.condition_type.as_str(), one.status.as_str(), one.reason)).collect();
+        assert_eq!(told.join(" "), expected, "{observed:?}");
+    }
+
+    #[test]
+    fn a_policy_tells_what_is_worse_than_it_should_be_the_worst_first() {
+        let all = Observed { nodes: vec!["n1".to_owned(), "n2".to_owned()], ..Observed::default() };
+        check(&all, 2, "Ready=True/Serving Degraded=False/AsExpected");
+        check(&Observed { ignores_topology: true, ..all.clone() }, 2, "Ready=True/Serving Degraded=True/FieldsIgnored");
+        let missing = Observed { ignores_topology: true, ..all };
+        check(&missing, 1, "Ready=True/Serving Degraded=True/NodesMissing Reconciling=True/NodesStarting");
+        check(&Observed::default(), 0, "Ready=False/NoNodes Degraded=False/AsExpected");
+    }
 }

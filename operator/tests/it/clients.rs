@@ -23,7 +23,7 @@ async fn is_selected(world: &World) -> Option<bool> {
         term.match_fields
             .iter()
             .flatten()
-            .all(|field| (field.operator == "In") == (field.values.as_ref().unwrap() == &[world.node.clone()]))
+            .all(|field| (field.operator == "In") == (field.values.as_deref() == Some(std::slice::from_ref(&world.node))))
     };
     Some(required.node_selector_terms.iter().any(fits))
 }

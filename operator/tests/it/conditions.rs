@@ -173,6 +173,7 @@ fn degraded_says_what_is_worse_than_it_should() {
     let mut slower = listed();
     slower.status.as_mut().unwrap().degraded = vec!["no passthrough".to_owned()];
     check(json!({}), 1, vec![Some(slower)], "Degraded=True/ServedSlower");
+    check(json!({ "eviction": "LRU" }), 1, vec![Some(listed())], "Ready=True/Readable Degraded=True/FieldsIgnored");
     let mut tier = observed(1, vec![Some(listed())]);
     tier.nodes[0].tiers[0].degraded = "read-only".to_owned();
     check_with(json!({}), &tier, &Outcome::Applied(Applied::default()), "Degraded=True/DiskProblem");

@@ -115,7 +115,8 @@ fn the_objects_of_a_policy() {
         "source": { "maxBytesPerSecond": "40Gi", "maxRequestsPerSecond": 3500 },
         "ambientCredentials": "Allow",
     }));
-    let observed = PolicyObserved { nodes: vec!["n1".to_owned()], taken: vec![("n2".to_owned(), "older".to_owned())], other_default: None };
+    let observed =
+        PolicyObserved { nodes: vec!["n1".to_owned()], taken: vec![("n2".to_owned(), "older".to_owned())], ..PolicyObserved::default() };
     let mut settings = settings();
     settings.image_pull_secrets = vec!["registry".to_owned()];
     settings.image_pull_policy = Some("IfNotPresent".to_owned());

@@ -86,6 +86,9 @@ async fn sources_that_no_tenant_may_read() {
         let message = world.condition(name, Stalled, "True", "SourceNotAllowed").await;
         assert!(message.contains(part), "{name}: {message}");
     }
+    world.dataset("account", json!({ "source": "s3://imagenet/", "serviceAccountName": "reader" })).await;
+    let message = world.condition("account", Stalled, "True", "NotSupported").await;
+    assert!(message.contains("spec.serviceAccountName"), "nobody is read as somebody else: {message}");
     world.dataset("good", plain()).await;
     let told = node.told("the good one", |desired| !desired.datasets.is_empty()).await;
     assert!(told.datasets.iter().all(|dataset| dataset.object.contains("\"good\"")), "{told:?}");

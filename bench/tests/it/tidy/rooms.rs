@@ -28,6 +28,7 @@ const OPERATOR_PURE: &[&str] = &[
     "operator/src/selector.rs",
     "operator/src/glob.rs",
     "operator/src/dataset/allowed.rs",
+    "operator/src/dataset/ignored.rs",
     "operator/src/dataset/policy.rs",
     "operator/src/dataset/reference.rs",
     "operator/src/dataset/users.rs",

@@ -271,5 +271,10 @@ fn degraded(observed: &Observed, summary: &Summary, failure: Option<(&String, u3
         let missing = observed.matched - summary.answering;
         return is("NodesMissing", format!("{missing} of {} nodes don't answer", observed.matched));
     }
+    if !summary.ignored.is_empty() {
+        let message =
+            format!("this version of Forebay does nothing with {}: leave it out, or expect nothing of it", summary.ignored.join(", "));
+        return is("FieldsIgnored", message);
+    }
     NewCondition::new(Degraded, false, "AsExpected", "it works as it should")
 }

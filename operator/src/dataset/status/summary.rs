@@ -9,6 +9,7 @@ use forebay_wire::node_service::{DatasetStatus, ListingStatus, PreloadState};
 use forebay_wire::rule::CacheMode;
 use forebay_wire::unit;
 
+use super::super::ignored;
 use super::super::observe::Observed;
 
 /// What one node says, unpacked.
@@ -68,6 +69,8 @@ pub struct Summary {
     pub asks_for_nothing: bool,
     pub suspended: bool,
     pub frozen: bool,
+    /// Fields that this version does nothing with.
+    pub ignored: Vec<String>,
     /// How old the list of files may be.
     pub interval_ms: u64,
 }
@@ -105,6 +108,7 @@ impl Summary {
                 && says.iter().all(|node| node.wanted == 0),
             suspended: preload.suspend.unwrap_or(false),
             frozen: sync.mode == Some(SyncMode::Never),
+            ignored: ignored::fields(spec),
             interval_ms: interval.map_or(SYNC_INTERVAL_MS, |interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)),
             says,
         }
