@@ -187,6 +187,65 @@ fn tidy_metrics_are_documented() {
     fail_with(&complaints);
 }
 
+/// What the dashboard asks for is on docs/metrics.md, in the form that Prometheus has it.
+#[test]
+fn tidy_the_dashboard_shows_metrics_that_there_are() {
+    // Beside the tables: see docs/metrics.md.
+    const OF_FUSE: [&str; 2] = ["forebay_fuse_request_duration_seconds", "forebay_fuse_errors"];
+    let files = files();
+    let page = found(&files, "docs/metrics.md");
+    let dashboard = found(&files, "charts/forebay/dashboards/forebay.json");
+    let is_named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let shown: BTreeSet<&str> = dashboard.text.split(|c: char| !is_named(c)).filter(|word| word.starts_with("forebay_")).collect();
+    let row = |name: &str| page.text.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+    let is_there = |name: &&&str| {
+        if let Some(counter) = name.strip_suffix("_total") {
+            return OF_FUSE.contains(&counter) || row(counter).is_some_and(|row| row.contains("| counter |"));
+        }
+        match ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)) {
+            Some(histogram) => {
+                let seconds = histogram.strip_suffix("_seconds").and_then(row).or_else(|| row(histogram));
+                OF_FUSE.contains(&histogram) || seconds.is_some_and(|row| row.contains("| histogram"))
+            }
+            None => row(name).is_some_and(|row| row.contains("| gauge |")),
+        }
+    };
+    assert!(!shown.is_empty());
+    let strange = shown.iter().filter(|name| !is_there(name));
+    let complaints: Vec<String> = strange.map(|name| format!("{}: `{name}` is no metric of docs/metrics.md", dashboard.path)).collect();
+    fail_with(&complaints);
+}
+
+/// Each value of the chart, or what it is part of, has a row in the chart's README.
+#[test]
+fn tidy_values_of_the_chart_are_documented() {
+    let files = files();
+    let values = found(&files, "charts/forebay/values.yaml");
+    let readme = found(&files, "charts/forebay/README.md");
+    let rows: Vec<&str> = readme.text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let mut known = BTreeSet::new();
+    let mut path: Vec<&str> = Vec::new();
+    let mut complaints = Vec::new();
+    for (at, line) in values.text.lines().enumerate() {
+        let text = line.trim_start();
+        let Some((key, rest)) = text.split_once(':').filter(|_| !text.starts_with(['#', '-'])) else { continue };
+        path.truncate((line.len() - text.len()) / 2);
+        path.push(key);
+        // The upper ones hold others and say nothing by themselves.
+        let names: Vec<String> = (2..=path.len()).map(|depth| path[..depth].join(".")).collect();
+        match names.iter().find(|name| rows.contains(&name.as_str())) {
+            Some(name) => drop(known.insert(name.clone())),
+            None if path.len() > 1 || !rest.trim().is_empty() => {
+                complaints.push(format!("{}:{}: `{}` has no row in {}", values.path, at + 1, path.join("."), readme.path));
+            }
+            None => {}
+        }
+    }
+    complaints
+        .extend(rows.iter().filter(|row| !known.contains(**row)).map(|row| format!("{}: `{row}` is no value: drop the row", readme.path)));
+    fail_with(&complaints);
+}
+
 /// A row of the table that falls short has a line below "What limits what" in docs/benchmarks.md. There is no such row before a run.
 #[test]
 fn tidy_what_falls_short_is_explained() {
