@@ -10,7 +10,7 @@ use forebay_api::condition::{ConditionType, find};
 use forebay_api::{CachePolicy, Dataset};
 use forebay_daemon::shutdown::Shutdown;
 use forebay_operator::{names, run};
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -120,6 +120,19 @@ impl World {
         let nodes: Api<Node> = Api::all(world.client.clone());
         let node = json!({ "metadata": { "name": world.node, "labels": { "test": world.namespace } } });
         nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
+    }
+
+    /// A pod of the CSI driver that is ready on this node, as kubelet would have it.
+    pub(crate) async fn make_driver(&self) {
+        let pods: Api<Pod> = self.own();
+        let name = format!("{}-driver", self.node);
+        let driver = json!({
+            "metadata": { "name": name, "labels": { names::COMPONENT_LABEL: names::CSI_COMPONENT } },
+            "spec": { "nodeName": self.node, "containers": [{ "name": "csi", "image": "fake" }] }
+        });
+        pods.create(&PostParams::default(), &serde_json::from_value(driver).unwrap()).await.unwrap();
+        let status = json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
+        pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
     }
 
     pub(crate) async fn without_node(name: &str) -> Option<Self> {

@@ -105,27 +105,27 @@ async fn a_pod_on_a_node_of_another_policy_gets_a_client_too() {
 
 #[tokio::test]
 async fn a_startup_taint_of_a_node_outside_all_policies_waits_for_its_client() {
-    let Some(world) = World::without_node("late").await else { return };
+    let (Some(world), Some(selected)) = (World::without_node("late").await, World::new("late-selected").await) else { return };
     let nodes: Api<Node> = Api::all(world.client.clone());
-    let taints = json!([{ "key": names::STARTUP_TAINT, "effect": "NoSchedule" }, { "key": "gpu", "effect": "NoSchedule" }]);
-    let node = json!({ "metadata": { "name": world.node }, "spec": { "taints": taints } });
+    let startup = json!({ "key": names::STARTUP_TAINT, "effect": "NoSchedule" });
+    let node = json!({ "metadata": { "name": world.node }, "spec": { "taints": [startup, { "key": "gpu", "effect": "NoSchedule" }] } });
     nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
-    let pods: Api<Pod> = world.own();
-    let driver = json!({
-        "metadata": { "name": "late-driver", "labels": { names::COMPONENT_LABEL: names::CSI_COMPONENT } },
-        "spec": { "nodeName": world.node, "containers": [{ "name": "csi", "image": "fake" }] }
-    });
-    pods.create(&PostParams::default(), &serde_json::from_value(driver).unwrap()).await.unwrap();
-    let status = json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
-    pods.patch_status("late-driver", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
-    until("the DaemonSet", || async { is_selected(&world).await.filter(|selected| *selected) }).await;
-    let waits = || async { taint::is_tainted(&nodes.get(&world.node).await.unwrap()) };
-    assert!(waits().await, "its client doesn't answer yet");
+    world.make_driver().await;
+    let waits = async |node: &str| taint::is_tainted(&nodes.get(node).await.unwrap());
+
+    // One that came later and has all that it needs: when it is let in, the operator has looked at both.
+    let of_policy = FakeNode::start(&selected).await;
+    of_policy.told("its policy", |_| true).await;
+    selected.make_driver().await;
+    let tainted = json!({ "spec": { "taints": [startup] } });
+    nodes.patch(&selected.node, &PatchParams::default(), &Patch::Merge(&tainted)).await.unwrap();
+    until("the other's taint to go", || async { (!waits(&selected.node).await).then_some(()) }).await;
+    assert!(waits(&world.node).await, "its client doesn't answer yet");
+
     let client = FakeNode::start_client(&world).await;
-    until("the taint to go", || async { (!waits().await).then_some(()) }).await;
+    until("the taint to go", || async { (!waits(&world.node).await).then_some(()) }).await;
     let left = nodes.get(&world.node).await.unwrap().spec.unwrap().taints.unwrap_or_default();
     assert!(left.iter().any(|taint| taint.key == "gpu"), "{left:?}");
-    pods.delete("late-driver", &DeleteParams::default().grace_period(0)).await.unwrap();
     client.stop().await;
-    nodes.delete(&world.node, &DeleteParams::default()).await.unwrap();
+    of_policy.stop().await;
 }

@@ -240,16 +240,8 @@ async fn a_startup_taint_goes_when_the_driver_is_ready_and_the_cache_node_answer
     let node = FakeNode::start(&world).await;
     node.told("its policy", |_| true).await;
     assert_eq!(keys(nodes.get(&world.node).await.unwrap()).len(), 2, "there is no driver yet");
-    let pods: Api<Pod> = world.own();
-    let driver = json!({
-        "metadata": { "name": "driver", "labels": { names::COMPONENT_LABEL: names::CSI_COMPONENT } },
-        "spec": { "nodeName": world.node, "containers": [{ "name": "csi", "image": "fake" }] }
-    });
-    pods.create(&PostParams::default(), &serde_json::from_value(driver).unwrap()).await.unwrap();
-    let status = json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
-    pods.patch_status("driver", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+    world.make_driver().await;
     until("the taint to go", || async { (keys(nodes.get(&world.node).await.unwrap()) == ["example.com/other"]).then_some(()) }).await;
-    pods.delete("driver", &DeleteParams::default().grace_period(0)).await.unwrap();
     node.stop().await;
 }
 
