@@ -1,7 +1,8 @@
-//! Names that are valid by type: a data set's, a path inside it.
+//! Names that are valid by type: a data set's, a path inside it, a node's, a zone's or rack's.
 //! Knows which spellings are allowed. Does not know whether a thing of that name exists.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Kubernetes' limit for a name that becomes a label or a DNS label.
 const NAME_BYTES_MAX: usize = 63;
@@ -74,6 +75,50 @@ impl fmt::Display for DatasetPath {
     }
 }
 
+/// Names a node of a cache: a DNS subdomain, as Kubernetes names machines. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeName(Arc<str>);
+
+impl NodeName {
+    /// `None` when it is no DNS subdomain (labels of a-z, 0-9 and `-`, joined by `.`, at most 253 bytes).
+    pub fn new(text: &str) -> Option<Self> {
+        is_subdomain(text).then(|| Self(text.into()))
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a node stands: the name of its zone or rack, as a label of Kubernetes has it. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopologyLabel(Arc<str>);
+
+impl TopologyLabel {
+    /// `None` unless 1 to 63 letters, digits, `-`, `_` or `.`, first and last a letter or digit.
+    pub fn new(text: &str) -> Option<Self> {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = text.as_bytes();
+        (bytes.len() <= NAME_BYTES_MAX && bytes.iter().copied().all(inner) && ends(bytes.first()) && ends(bytes.last()))
+            .then(|| Self(text.into()))
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TopologyLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -88,6 +133,16 @@ mod tests {
         }
         assert!(is_subdomain("a.b-c.d") && !is_subdomain("a..b"));
         assert_eq!(DatasetName::new("vision", "imagenet").unwrap().to_string(), "vision/imagenet");
+    }
+
+    #[test]
+    fn topology_labels_are_those_of_kubernetes() {
+        for (text, good) in
+            [("eu-west-1a", true), ("Rack_7.b", true), ("", false), ("-a", false), ("a.", false), ("a b", false), ("a/b", false)]
+        {
+            assert_eq!(TopologyLabel::new(text).is_some(), good, "{text}");
+        }
+        assert!(TopologyLabel::new(&"a".repeat(64)).is_none());
     }
 
     #[test]
