@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Their comments are prose of others, which rustdoc and clippy would read as ours.
     kubelet.file.iter_mut().for_each(|file| file.source_code_info = None);
     tonic_prost_build::configure().compile_fds(kubelet)?;
-    let alone = protox::compile(["proto/node.proto", "proto/volume.proto"], ["proto"])?;
+    let alone = protox::compile(["proto/node.proto", "proto/volume.proto", "proto/peer.proto"], ["proto"])?;
     tonic_prost_build::configure().compile_fds(alone)?;
     Ok(())
 }

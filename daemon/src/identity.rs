@@ -1,6 +1,7 @@
 //! Who this process is to others, and whom it believes: certificates in a folder, read again when they change, and connections that prove themselves.
 //! Knows TLS. Does not know what is said over a connection.
-//! Invariant: a connection that comes out of `incoming` has shown a certificate of our authority, valid now, with the name that was asked for.
+//! Invariant: a connection that comes out of `incoming`, `acceptor` or `connector` has shown a certificate of our authority, valid then, with the
+//! name that was asked for.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,11 +14,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// How often the folder is looked at: far more often than certificates are renewed, and rotation needs no signal.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -32,6 +33,23 @@ pub enum IdentityError {
     File { path: PathBuf, detail: String },
     #[error("use the certificates in {folder}: {detail}")]
     Unusable { folder: PathBuf, detail: String },
+}
+
+/// What is spoken inside a connection, told in its handshake: who calls the wrong port is refused there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Grpc,
+    /// Blocks between the nodes of a cache.
+    Peer,
+}
+
+impl Protocol {
+    fn alpn(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Grpc => vec![b"h2".to_vec()],
+            Self::Peer => vec![b"forebay-peer".to_vec()],
+        }
+    }
 }
 
 /// The certificates of this process. Used behind an `Arc`.
@@ -54,7 +72,7 @@ impl Identity {
     /// Reads `tls.crt`, `tls.key` and `ca.crt`, and looks for others every ten seconds. Within a runtime.
     pub fn load(folder: &Path) -> Result<Arc<Self>, IdentityError> {
         let material = Material::read(folder)?;
-        material.server("any.name").map_err(|detail| IdentityError::Unusable { folder: folder.to_owned(), detail })?;
+        material.server("any.name", Protocol::Grpc).map_err(|detail| IdentityError::Unusable { folder: folder.to_owned(), detail })?;
         let identity = Arc::new(Self { folder: folder.to_owned(), current: RwLock::new(Arc::new(material)) });
         let followed = Arc::downgrade(&identity);
         tokio::spawn(async move {
@@ -71,7 +89,7 @@ impl Identity {
     pub fn look(&self) {
         match Material::read(&self.folder) {
             Ok(material) if material == **self.current.read() => {}
-            Ok(material) => match material.server("any.name") {
+            Ok(material) => match material.server("any.name", Protocol::Grpc) {
                 Ok(_) => {
                     *self.current.write() = Arc::new(material);
                     tracing::info!(folder = %self.folder.display(), "new certificates are in use");
@@ -83,9 +101,19 @@ impl Identity {
     }
 
     /// For one new connection from a peer that is to be called `peer`.
-    fn acceptor(&self, peer: &str) -> Result<TlsAcceptor, String> {
+    pub fn acceptor(&self, peer: &str, protocol: Protocol) -> Result<TlsAcceptor, IdentityError> {
         let material = self.current.read().clone();
-        Ok(TlsAcceptor::from(Arc::new(material.server(peer)?)))
+        material.server(peer, protocol).map(|config| TlsAcceptor::from(Arc::new(config))).map_err(|detail| self.unusable(detail))
+    }
+
+    /// For one new connection to a peer, whose name the caller says when it connects.
+    pub fn connector(&self, protocol: Protocol) -> Result<TlsConnector, IdentityError> {
+        let material = self.current.read().clone();
+        material.client(protocol).map(|config| TlsConnector::from(Arc::new(config))).map_err(|detail| self.unusable(detail))
+    }
+
+    fn unusable(&self, detail: String) -> IdentityError {
+        IdentityError::Unusable { folder: self.folder.clone(), detail }
     }
 }
 
@@ -110,14 +138,30 @@ impl Material {
         })
     }
 
-    fn server(&self, peer: &str) -> Result<ServerConfig, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+    fn roots(&self) -> Result<RootCertStore, String> {
         let mut roots = RootCertStore::empty();
         for authority in &self.authorities {
             roots.add(authority.clone()).map_err(|error| format!("ca.crt: {error}"))?;
         }
+        Ok(roots)
+    }
+
+    fn client(&self, protocol: Protocol) -> Result<ClientConfig, String> {
+        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(|error| error.to_string())?;
+        config.alpn_protocols = protocol.alpn();
+        Ok(config)
+    }
+
+    fn server(&self, peer: &str, protocol: Protocol) -> Result<ServerConfig, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = Arc::new(self.roots()?);
         let chain_verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(|error| error.to_string())?;
+            WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build().map_err(|error| error.to_string())?;
         let name = ServerName::try_from(peer.to_owned()).map_err(|error| error.to_string())?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -125,7 +169,7 @@ impl Material {
             .with_client_cert_verifier(Arc::new(Named { chain: chain_verifier, name }))
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|error| error.to_string())?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = protocol.alpn();
         Ok(config)
     }
 }
@@ -195,10 +239,10 @@ pub fn incoming(listener: TcpListener, identity: Arc<Identity>, peer: &'static s
                     }
                 },
             };
-            let acceptor = match identity.acceptor(peer) {
+            let acceptor = match identity.acceptor(peer, Protocol::Grpc) {
                 Ok(acceptor) => acceptor,
-                Err(detail) => {
-                    tracing::error!(detail, "our own certificates can't be used");
+                Err(error) => {
+                    tracing::error!(%error, "our own certificates can't be used");
                     continue;
                 }
             };

@@ -10,6 +10,7 @@ pub mod dataset_spec;
 pub mod id;
 pub mod node_config;
 pub mod node_service;
+pub mod peer_message;
 pub mod problem;
 pub mod rule;
 pub mod schema;

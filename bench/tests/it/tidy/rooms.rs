@@ -121,6 +121,12 @@ pub(super) const RULES: &[Rule] = &[
         instead: "a room has a typed error of its own; `anyhow` is for main.rs, the command line and tools",
     },
     Rule {
+        rooms: &["cache-node/peer/src/"],
+        except: &[],
+        words: &["forebay_placement", "forebay_source", "forebay_store", "forebay_manifest"],
+        instead: "`peer` carries blocks and doesn't know where they come from or whose they are: let the node fill in `Blocks` and give ranks",
+    },
+    Rule {
         rooms: &["cache-node/src/fill", "cache-node/src/reader"],
         except: &[],
         words: &["crate::fs", "crate::fuse"],

@@ -1,0 +1,108 @@
+//! Bytes of a block from whichever of its nodes gives them: the first in rank, with a hedge when it is slow, the next when it fails.
+//! Knows ranks as a list of names. Does not know why they are in that order, or what to do when all fail.
+//! Invariants: bytes are handed on in order and once; only a peer that failed or refused is followed by one that may ask the source, so a slow
+//! owner never makes another node read the source for it.
+
+use bytes::Bytes;
+use forebay_wire::block::Extent;
+use forebay_wire::id::NodeName;
+use tokio::time::sleep;
+
+use super::answer::{Answer, Event};
+use super::error::{PeerError, Refusal};
+use super::message::{ReadRequest, Want};
+use super::peers::Peers;
+
+/// No peer gave all bytes.
+#[derive(Debug)]
+pub struct Unfetched {
+    /// Bytes that came before; they are right.
+    pub bytes: u64,
+    /// Why the last peer that was asked didn't give the rest; `None` when there was nobody to ask.
+    pub cause: Option<PeerError>,
+}
+
+impl Peers {
+    /// Hands the bytes of `request` to `take` as they come from the first of `ranks` that gives them. Where one fails in the middle, the next goes on.
+    ///
+    /// A peer that shows no sign of life in its usual time is given a competitor: the next rank, which is asked for what it has (`Want::Held`), never
+    /// to fill. What the source said ends it: the other ranks would ask the same source. Dropping the future cancels.
+    pub async fn fetch(&self, ranks: &[NodeName], request: ReadRequest, take: &mut (dyn FnMut(Bytes) + Send)) -> Result<(), Unfetched> {
+        let begin = request.extent.start();
+        let (mut rest, mut cause) = (request, None);
+        for (rank, name) in ranks.iter().enumerate() {
+            if rank > 0 {
+                self.metrics().failovers.add(1);
+            }
+            let mut at = rest.extent.start();
+            let mut count = |bytes: Bytes| {
+                at += bytes.len() as u64;
+                take(bytes);
+            };
+            let outcome = self.fetch_from(name, ranks.get(rank + 1), &rest, &mut count).await;
+            let (Err(error), Some(left)) = (outcome, Extent::new(at, rest.extent.end())) else { return Ok(()) };
+            rest.extent = left;
+            let is_final = matches!(&error, PeerError::Refused { refusal: Refusal::Source(_), .. });
+            cause = Some(error);
+            if is_final {
+                break;
+            }
+        }
+        Err(Unfetched { bytes: rest.extent.start() - begin, cause })
+    }
+
+    async fn fetch_from(
+        &self,
+        name: &NodeName,
+        next: Option<&NodeName>,
+        request: &ReadRequest,
+        take: &mut (dyn FnMut(Bytes) + Send),
+    ) -> Result<(), PeerError> {
+        let (mut answer, mut event) = self.first_sign(self.read(name, request).await?, next, request).await?;
+        loop {
+            match event {
+                Event::Waiting => {}
+                Event::Data(bytes) => take(bytes),
+                Event::End => return Ok(()),
+            }
+            event = answer.event().await?;
+        }
+    }
+
+    /// Waits for the first event of an answer, or for that of its competitor; whose it was goes on.
+    async fn first_sign(&self, mut first: Answer, next: Option<&NodeName>, request: &ReadRequest) -> Result<(Answer, Event), PeerError> {
+        let Some(next) = next else { return first.event().await.map(|event| (first, event)) };
+        let patience = self.hedge_after(&first);
+        tokio::select! {
+            biased;
+            event = first.event() => return event.map(|event| (first, event)),
+            () = sleep(patience) => {}
+        }
+        self.metrics().hedges.add(1);
+        let held = ReadRequest { want: Want::Held, ..request.clone() };
+        let competitor = async {
+            let mut second = self.read(next, &held).await?;
+            loop {
+                match second.event().await? {
+                    // It has nothing yet, whatever it waits for.
+                    Event::Waiting => {}
+                    event => return Ok::<_, PeerError>((second, event)),
+                }
+            }
+        };
+        let mut competitor = std::pin::pin!(competitor);
+        let second = tokio::select! {
+            biased;
+            event = first.event() => match event {
+                Ok(event) => return Ok((first, event)),
+                // It may still be the competitor's.
+                Err(error) => competitor.await.map_err(|_| error),
+            },
+            second = &mut competitor => match second {
+                Ok(second) => Ok(second),
+                Err(_) => return first.event().await.map(|event| (first, event)),
+            },
+        };
+        second.inspect(|_| self.metrics().hedges_won.add(1))
+    }
+}

@@ -1,0 +1,289 @@
+//! What the messages of `wire` mean, as types that can't hold a wrong value, and the way back.
+//! Pure: knows messages. Does not know frames or sockets.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
+use forebay_wire::peer_message as wire;
+use prost::Message;
+
+use super::error::{Refusal, SourceFailure, SourceFailureKind};
+
+/// A data set's name is two DNS labels; a UID is shorter.
+const DATASET_BYTES_MAX: usize = 128;
+/// Of S3 1 KiB, of files 4 KiB; the manifest's limit.
+const KEY_BYTES_MAX: usize = 16 << 10;
+const VERSION_BYTES_MAX: usize = 4 << 10;
+/// Paths of one `Free`.
+const PATHS_MAX: usize = 1000;
+/// A sentence for people; what is longer is cut.
+const DETAIL_BYTES_MAX: usize = 1 << 10;
+
+/// Names a data set to all nodes of a cache: its name, or in Kubernetes its UID. 1 to 128 printable ASCII characters. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DatasetId(Arc<str>);
+
+impl DatasetId {
+    pub fn new(text: &str) -> Option<Self> {
+        let is_good = (1..=DATASET_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_good.then(|| Self(text.into()))
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DatasetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A block, with all that its owner needs to fill it: it may not have listed the object yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockRef {
+    pub dataset: DatasetId,
+    /// Never empty.
+    pub object: ObjectRef,
+    /// As the source spells it, below the source's prefix.
+    pub key: Bytes,
+    pub version: Bytes,
+    /// Inside the object.
+    pub index: BlockIndex,
+}
+
+impl BlockRef {
+    pub fn id(&self) -> BlockId {
+        BlockId { object: self.object.id, index: self.index }
+    }
+}
+
+/// What is asked of a peer beyond what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing: no request goes to the source.
+    Held,
+    /// What is missing it fills.
+    Fill,
+}
+
+/// Asks for bytes of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    pub block: BlockRef,
+    /// Of the object, inside the block.
+    pub extent: Extent,
+    pub want: Want,
+    /// Nobody waits for it.
+    pub background: bool,
+}
+
+/// Asks for the manifest if it is newer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestRequest {
+    pub dataset: DatasetId,
+    /// Term and sequence of the one that the caller has; (0, 0) for none.
+    pub than: (u64, u64),
+}
+
+/// What a manifest that follows is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ManifestHead {
+    pub term: u64,
+    pub sequence: u64,
+    /// Of the file.
+    pub bytes: u64,
+}
+
+/// Asks to drop what is cached below paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FreeRequest {
+    pub dataset: DatasetId,
+    pub paths: Vec<String>,
+}
+
+/// What was dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Freed {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// Why a message means nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a message can't be understood: {0}")]
+pub struct Malformed(pub String);
+
+fn malformed<T>(what: impl Into<String>) -> Result<T, Malformed> {
+    Err(Malformed(what.into()))
+}
+
+/// Reads a message; its fields are checked by whoever takes it.
+pub(crate) fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Malformed> {
+    M::decode(payload).map_err(|error| Malformed(error.to_string()))
+}
+
+fn dataset(text: &str) -> Result<DatasetId, Malformed> {
+    DatasetId::new(text).ok_or_else(|| Malformed("it names no data set".to_owned()))
+}
+
+impl BlockRef {
+    fn to_wire(&self) -> wire::Block {
+        wire::Block {
+            dataset: self.dataset.0.to_string(),
+            object: self.object.id.0.to_le_bytes().to_vec(),
+            size: self.object.size,
+            key: self.key.to_vec(),
+            version: self.version.to_vec(),
+            index: self.index.0,
+        }
+    }
+
+    /// With the bytes of the object that the block holds.
+    fn from_wire(block: Option<wire::Block>, size: BlockSize) -> Result<(Self, Extent), Malformed> {
+        let Some(wire::Block { dataset: name, object, size: object_size, key, version, index }) = block else {
+            return malformed("it names no block");
+        };
+        let Ok(id) = <[u8; 16]>::try_from(object) else { return malformed("an object's id has 16 bytes") };
+        if key.len() > KEY_BYTES_MAX || version.len() > VERSION_BYTES_MAX {
+            return malformed("a key or version is too long");
+        }
+        let Some(extent) = size.extent(BlockIndex(index), object_size) else { return malformed("the object has no such block") };
+        let object = ObjectRef { id: ObjectId(u128::from_le_bytes(id)), size: object_size };
+        Ok((Self { dataset: dataset(&name)?, object, key: key.into(), version: version.into(), index: BlockIndex(index) }, extent))
+    }
+}
+
+impl ReadRequest {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let want = match self.want {
+            Want::Held => wire::Want::Held,
+            Want::Fill => wire::Want::Fill,
+        };
+        let (start, end) = (self.extent.start(), self.extent.end());
+        let block = Some(self.block.to_wire());
+        wire::ReadRequest { block, start, end, want: want.into(), background: self.background }.encode_to_vec()
+    }
+
+    pub(crate) fn decode(payload: &[u8], size: BlockSize) -> Result<Self, Malformed> {
+        let message: wire::ReadRequest = decode(payload)?;
+        let want = match message.want() {
+            wire::Want::Held => Want::Held,
+            wire::Want::Fill => Want::Fill,
+        };
+        let wire::ReadRequest { block, start, end, want: _, background } = message;
+        let (block, whole) = BlockRef::from_wire(block, size)?;
+        match Extent::new(start, end).filter(|extent| whole.start() <= extent.start() && extent.end() <= whole.end()) {
+            Some(extent) => Ok(Self { block, extent, want, background }),
+            None => malformed("the bytes lie outside the block"),
+        }
+    }
+}
+
+pub(crate) fn encode_store(block: &BlockRef) -> Vec<u8> {
+    wire::StoreRequest { block: Some(block.to_wire()) }.encode_to_vec()
+}
+
+/// The block, and its length in bytes.
+pub(crate) fn decode_store(payload: &[u8], size: BlockSize) -> Result<(BlockRef, u64), Malformed> {
+    let message: wire::StoreRequest = decode(payload)?;
+    let (block, extent) = BlockRef::from_wire(message.block, size)?;
+    Ok((block, extent.len()))
+}
+
+impl ManifestRequest {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (term, sequence) = self.than;
+        wire::ManifestRequest { dataset: self.dataset.0.to_string(), term, sequence }.encode_to_vec()
+    }
+    pub(crate) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let message: wire::ManifestRequest = decode(payload)?;
+        Ok(Self { dataset: dataset(&message.dataset)?, than: (message.term, message.sequence) })
+    }
+}
+
+impl ManifestHead {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        wire::ManifestHead { term: self.term, sequence: self.sequence, bytes: self.bytes }.encode_to_vec()
+    }
+    pub(crate) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let wire::ManifestHead { term, sequence, bytes } = decode(payload)?;
+        Ok(Self { term, sequence, bytes })
+    }
+}
+
+impl FreeRequest {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        wire::FreeRequest { dataset: self.dataset.0.to_string(), paths: self.paths.clone() }.encode_to_vec()
+    }
+    pub(crate) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let message: wire::FreeRequest = decode(payload)?;
+        if message.paths.len() > PATHS_MAX {
+            return malformed(format!("{} paths are more than {PATHS_MAX}", message.paths.len()));
+        }
+        Ok(Self { dataset: dataset(&message.dataset)?, paths: message.paths })
+    }
+}
+
+/// What goes over the wire for a refusal.
+pub(crate) fn encode_refusal(refusal: &Refusal) -> Vec<u8> {
+    use wire::ErrorKind as Kind;
+    let (kind, detail) = match refusal {
+        Refusal::Internal(detail) => (Kind::Internal, detail.as_str()),
+        Refusal::Incompatible(detail) => (Kind::Incompatible, detail.as_str()),
+        Refusal::Malformed(detail) => (Kind::Malformed, detail.as_str()),
+        Refusal::UnknownDataset => (Kind::UnknownDataset, ""),
+        Refusal::NotMine => (Kind::NotMine, ""),
+        Refusal::NotHeld => (Kind::NotHeld, ""),
+        Refusal::Busy => (Kind::Busy, ""),
+        Refusal::Cancelled => (Kind::Cancelled, ""),
+        Refusal::Source(SourceFailure { kind, detail }) => {
+            let kind = match kind {
+                SourceFailureKind::Gone => Kind::SourceGone,
+                SourceFailureKind::Replaced => Kind::SourceReplaced,
+                SourceFailureKind::Denied => Kind::SourceDenied,
+                SourceFailureKind::Archived => Kind::SourceArchived,
+                SourceFailureKind::Throttled => Kind::SourceThrottled,
+                SourceFailureKind::Unavailable => Kind::SourceUnavailable,
+                SourceFailureKind::Corrupt => Kind::SourceCorrupt,
+                SourceFailureKind::Unaskable => Kind::SourceUnaskable,
+                SourceFailureKind::Missing => Kind::SourceMissing,
+                SourceFailureKind::Permanent => Kind::SourcePermanent,
+            };
+            (kind, detail.as_str())
+        }
+    };
+    let cut = detail.char_indices().map(|(at, _)| at).take_while(|at| *at <= DETAIL_BYTES_MAX).last().unwrap_or(0);
+    let detail = if detail.len() <= DETAIL_BYTES_MAX { detail } else { &detail[..cut] };
+    wire::Error { kind: kind.into(), detail: detail.to_owned() }.encode_to_vec()
+}
+
+pub(crate) fn decode_refusal(payload: &[u8]) -> Result<Refusal, Malformed> {
+    use wire::ErrorKind as Kind;
+    let message: wire::Error = decode(payload)?;
+    let kind = message.kind();
+    let detail = message.detail;
+    let source = |kind, detail| Refusal::Source(SourceFailure { kind, detail });
+    Ok(match kind {
+        Kind::Internal => Refusal::Internal(detail),
+        Kind::Incompatible => Refusal::Incompatible(detail),
+        Kind::Malformed => Refusal::Malformed(detail),
+        Kind::UnknownDataset => Refusal::UnknownDataset,
+        Kind::NotMine => Refusal::NotMine,
+        Kind::NotHeld => Refusal::NotHeld,
+        Kind::Busy => Refusal::Busy,
+        Kind::Cancelled => Refusal::Cancelled,
+        Kind::SourceGone => source(SourceFailureKind::Gone, detail),
+        Kind::SourceReplaced => source(SourceFailureKind::Replaced, detail),
+        Kind::SourceDenied => source(SourceFailureKind::Denied, detail),
+        Kind::SourceArchived => source(SourceFailureKind::Archived, detail),
+        Kind::SourceThrottled => source(SourceFailureKind::Throttled, detail),
+        Kind::SourceUnavailable => source(SourceFailureKind::Unavailable, detail),
+        Kind::SourceCorrupt => source(SourceFailureKind::Corrupt, detail),
+        Kind::SourceUnaskable => source(SourceFailureKind::Unaskable, detail),
+        Kind::SourceMissing => source(SourceFailureKind::Missing, detail),
+        Kind::SourcePermanent => source(SourceFailureKind::Permanent, detail),
+    })
+}
