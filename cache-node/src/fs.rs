@@ -5,7 +5,6 @@
 mod adopt;
 mod ahead;
 mod attr;
-mod by_key;
 mod error;
 mod evicted;
 mod locate;

@@ -13,7 +13,6 @@ pub mod handover;
 pub mod holder;
 pub mod metrics;
 pub mod node;
-pub mod peer;
 pub mod preload;
 pub mod reader;
 pub mod refresh;

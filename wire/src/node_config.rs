@@ -3,7 +3,6 @@
 //! Changes: a new optional field is safe; a new meaning, a removed field or a narrower value is breaking.
 
 pub mod file;
-pub mod peers;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +13,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::unit::{ByteSize, Capacity, Percent};
-pub use peers::{PeerNode, Peers};
 
 /// Bytes of a block unless the file says otherwise.
 pub const BLOCK_SIZE: ByteSize = ByteSize::mebibytes(4);
@@ -49,8 +47,6 @@ pub struct NodeConfig {
     /// Folder of secrets as Kubernetes mounts them: `<secret>/<KEY>` holds one value.
     pub secrets: Option<PathBuf>,
     pub ambient_credentials: AmbientCredentials,
-    /// `None`: a cache of this node alone.
-    pub peers: Option<Peers>,
     pub log: LogConfig,
 }
 
