@@ -43,6 +43,10 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
             () = shutdown.wait() => return,
             _ = tick.tick() => {}
         }
+        // Otherwise a new leader would take clients from pods whose data sets it hasn't looked at yet.
+        if !ctx.hub.is_complete() {
+            continue;
+        }
         let now = Instant::now();
         let driver = driver(&ctx);
         let next = look(&ctx, &driver, &last, now);

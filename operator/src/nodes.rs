@@ -216,6 +216,11 @@ impl Hub {
         inner.complete
     }
 
+    /// Whether every Dataset was looked at, so that what nobody wants is wanted by nobody.
+    pub fn is_complete(&self) -> bool {
+        self.inner.lock().complete
+    }
+
     /// What to ask `node` of `policy` that acknowledged `acknowledged`; `None` while not everything is known, and of a client that shouldn't be one.
     /// Without `desired` where the node has it already.
     pub fn desired(&self, policy: &str, node: &str, acknowledged: &str) -> Option<(String, Option<Desired>)> {

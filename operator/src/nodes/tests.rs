@@ -47,9 +47,10 @@ fn nothing_is_desired_before_every_dataset_was_looked_at() {
     let (hub, _woken) = Hub::new();
     hub.set(POLICY, wanted("a", "x"));
     assert!(!hub.try_complete(["a", "b"]));
-    assert_eq!(hub.desired(POLICY, "n1", ""), None);
+    assert_eq!((hub.desired(POLICY, "n1", ""), hub.is_complete()), (None, false));
     hub.mark_seen("b");
     assert!(hub.try_complete(["a", "b"]));
+    assert!(hub.is_complete());
     // One that is made later holds nobody up.
     assert!(hub.try_complete(["a", "b", "c"]));
     assert_eq!(hub.desired(POLICY, "n1", "").unwrap().1.unwrap().datasets.len(), 1);
