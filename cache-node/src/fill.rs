@@ -1,38 +1,47 @@
-//! From the source to the store, and to everybody who waits for it: one flight per block, however many want it.
+//! From the source, or from the node whose block it is, to the store, and to everybody who waits for it: one flight per block, however many want it.
 //! Knows objects, blocks, budgets. Does not know file names, FUSE or why a block is wanted.
 //! Invariant: bytes are handed out only after the source vouched for their version, and an object of one block only whole and verified.
 //! An object is complete in the store only when all of it agreed with the source's checksum, if there is one: see `verify`.
 //!
-//! Start at `Fill::read`; a flight's life is `run`: admitted (memory and a place), read, served, put, settled.
+//! Start at `Fill::read`; a flight's life is `run`: admitted (memory and a place), brought, served, put, settled. `bring` gets the bytes, `give` is for
+//! other nodes.
 
+mod bring;
 mod flight;
+mod give;
+mod lane;
 mod stream;
 mod verify;
 pub mod window;
 
+pub use flight::Supplier;
 pub use verify::Proof;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::BytesMut;
-use futures::StreamExt;
+use forebay_peer::DatasetId;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, warn};
 
+use crate::peer::{Neighbours, Way};
 use crate::rules::Placement;
 use flight::Flight;
 use forebay_source::metrics::{Counter, Histogram};
-use forebay_source::{Key, Priority, Source, SourceError, SourceHandle, Version};
+use forebay_source::{Key, Priority, SourceError, SourceHandle, Version};
 use forebay_store::{DatasetSlot, PutOutcome, ReadOutcome, Store};
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectRef};
+use forebay_wire::rule::LocalCopy;
+use lane::Lanes;
 
 /// Where the bytes of a data set's source come from, and how they are to be treated.
 pub struct Origin {
     pub handle: SourceHandle,
     pub slot: DatasetSlot,
+    /// What other nodes call the data set.
+    pub dataset: DatasetId,
     /// Serve no byte of a block before all of it is here; `Reader::strict` says the same of the object.
     pub strict: bool,
 }
@@ -44,6 +53,8 @@ pub struct FileObject {
     pub version: Version,
     pub origin: Arc<Origin>,
     pub placement: Placement,
+    /// What to do with blocks of it that are another node's.
+    pub local_copy: LocalCopy,
 }
 
 impl FileObject {
@@ -81,11 +92,11 @@ pub struct FillLimits {
     pub buffer_bytes: u64,
 }
 
-/// Memory is granted in pieces of this size.
-const BUFFER_UNIT_BYTES: u64 = 4096;
 /// Blocks that the store refused stay this long for the rest of a sequential reader's requests: 8 blocks of 4 MiB, part of the budget.
 const LINGER_BYTES_MAX: u64 = 32 << 20;
 const SHARDS: usize = 64;
+/// Blocks of other nodes that are remembered, 4 bytes each: a second read within so many is a read again.
+const SEEN_MAX: usize = 1 << 20;
 /// A random read up to this size is not worth a block at the first touch: 32 KiB are 0.8 % of 4 MiB, so reading at random, then filling, costs the
 /// source at most 1.008 times the data.
 pub const DIRECT_BYTES_MAX: u64 = 32 << 10;
@@ -99,6 +110,10 @@ pub struct FillMetrics {
     pub failed: Counter,
     /// Bytes that were taken from sources into blocks and by direct reads.
     pub bytes: Counter,
+    /// Bytes that were taken from other nodes.
+    pub peer_bytes: Counter,
+    /// Blocks that no other node gave, so that this one asked the source for them though they aren't its own.
+    pub turned: Counter,
     /// Reads that went to the source without filling a block.
     pub direct: Counter,
     /// Blocks asked for ahead of use.
@@ -122,9 +137,12 @@ pub struct Fill {
     runtime: tokio::runtime::Handle,
     /// Guards which flights exist: found or made under the shard's lock, so a block has at most one.
     shards: [Mutex<HashMap<BlockId, Arc<Flight>>>; SHARDS],
-    all: Lane,
-    /// What background flights take first, so that they never hold all of `all`.
-    background: Lane,
+    /// For what the source is asked for.
+    lanes: Lanes,
+    /// For what other nodes are asked for.
+    peer_lanes: Lanes,
+    /// Set once, before the first read.
+    shared: OnceLock<Shared>,
     /// Guards blocks that are served but not kept, oldest first.
     lingering: Mutex<Lingering>,
     touches: window::Touches,
@@ -132,30 +150,19 @@ pub struct Fill {
     metrics: FillMetrics,
 }
 
-/// Places and memory.
-struct Lane {
-    places: Semaphore,
-    memory: Semaphore,
-    memory_units: u32,
+/// What a cache of several nodes needs.
+struct Shared {
+    neighbours: Arc<Neighbours>,
+    /// Blocks of others that were read here.
+    seen: window::Touches,
+    /// Memory of what is being given to others.
+    giving: Arc<tokio::sync::Semaphore>,
 }
 
 #[derive(Default)]
 struct Lingering {
     blocks: VecDeque<(BlockId, Arc<Flight>)>,
     bytes: u64,
-}
-
-impl Lane {
-    fn new(places: u32, bytes: u64) -> Self {
-        let units = u32::try_from(bytes / BUFFER_UNIT_BYTES).unwrap_or(u32::MAX >> 3).max(1);
-        Self { places: Semaphore::new(places.max(1) as usize), memory: Semaphore::new(units as usize), memory_units: units }
-    }
-    /// `None` only when the semaphores were closed, which nobody does.
-    async fn enter(&self, len: usize) -> Option<(SemaphorePermit<'_>, SemaphorePermit<'_>)> {
-        let units = u32::try_from((len as u64).div_ceil(BUFFER_UNIT_BYTES)).unwrap_or(u32::MAX).min(self.memory_units);
-        let place = self.places.acquire().await.ok()?;
-        Some((place, self.memory.acquire_many(units).await.ok()?))
-    }
 }
 
 /// Ends a flight whose task is dropped or panics: waiters get `Aborted`, and the block can be asked for again.
@@ -182,8 +189,10 @@ impl Fill {
             block_size,
             runtime,
             shards: std::array::from_fn(|_| Mutex::default()),
-            all: Lane::new(limits.fills_max, flying),
-            background: Lane::new(limits.fills_max - limits.fills_max / 4, flying / 4 * 3),
+            lanes: Lanes::new(limits.fills_max, flying),
+            // Half as much again, where there are other nodes.
+            peer_lanes: Lanes::new(limits.fills_max, (flying / 2).max(4 * block_size.bytes())),
+            shared: OnceLock::new(),
             lingering: Mutex::default(),
             touches: window::Touches::default(),
             verifier: verify::Verifier::default(),
@@ -191,11 +200,42 @@ impl Fill {
         })
     }
 
+    /// Shares the cache with other nodes. To be called once, before the first read.
+    pub fn share_with(&self, neighbours: Arc<Neighbours>) {
+        let units = self.lanes.all.memory_units() as usize;
+        let giving = Arc::new(tokio::sync::Semaphore::new(units));
+        let shared = Shared { neighbours, seen: window::Touches::new(SEEN_MAX), giving };
+        assert!(self.shared.set(shared).is_ok(), "a node is in one cache");
+    }
+
     pub fn metrics(&self) -> &FillMetrics {
         &self.metrics
     }
 
-    /// Appends `[from, to)` of block `index` (offsets in the block) to `into`. Joins the block's flight or starts it.
+    /// Whether a block is to be here: it is this node's, or its rule wants a copy everywhere.
+    pub fn wants(&self, local_copy: LocalCopy, block: BlockId) -> bool {
+        local_copy == LocalCopy::Always || self.owns(block)
+    }
+
+    /// Whether there are no other nodes.
+    pub fn is_alone(&self) -> bool {
+        self.shared.get().is_none()
+    }
+
+    /// Whether this node reads the block from the source for all: always, when there are no others.
+    pub fn owns(&self, block: BlockId) -> bool {
+        self.shared.get().is_none_or(|shared| shared.neighbours.owns(block))
+    }
+
+    /// What is never cached has no owner either: it is read through.
+    fn way(&self, file: &FileObject, block: BlockId) -> Way {
+        match (self.shared.get(), file.placement) {
+            (Some(shared), Placement::Keep(_)) => shared.neighbours.way(block),
+            (Some(_), Placement::Pass) | (None, _) => Way::Own,
+        }
+    }
+
+    /// Appends `[from, to)` of block `index` (offsets in the block) to `into`, and tells where they came from. Joins the block's flight or starts it.
     pub async fn read(
         self: &Arc<Self>,
         file: &Arc<FileObject>,
@@ -203,7 +243,7 @@ impl Fill {
         from: usize,
         to: usize,
         into: &mut BytesMut,
-    ) -> Result<(), FillError> {
+    ) -> Result<Supplier, FillError> {
         let (flight, joined) = self.join(file, index, Priority::OnDemand);
         if joined {
             flight.hurry();
@@ -212,36 +252,31 @@ impl Fill {
         if flight.is_used_up() {
             self.drop_lingering(BlockId { object: file.object.id, index });
         }
-        outcome
+        outcome.map(|()| flight.supplier())
     }
 
-    /// Whether a random read of `extent` is better served by just its bytes: small, the first of its block, and the block is not on its way.
+    /// Whether a random read of `extent` is better served by just its bytes: small, the first of its block, and the block is not on its way; or of
+    /// any size, when the block is another node's and would not be kept here.
     pub fn prefers_direct(&self, file: &FileObject, index: BlockIndex, extent: Extent) -> bool {
         let block = BlockId { object: file.object.id, index };
-        extent.len() <= DIRECT_BYTES_MAX && self.find(block).is_none() && !self.touches.touch(block)
-    }
-
-    /// Appends `extent` of the object to `into`, past blocks and store.
-    pub async fn read_direct(&self, file: &FileObject, extent: Extent, into: &mut BytesMut) -> Result<(), FillError> {
-        self.metrics.direct.add(1);
-        let index = self.block_size.index(extent.start());
-        let source = file.origin.handle.on_demand();
-        let whole = extent.len() == file.object.size;
-        let mut body = source.read(&file.key, &file.version, extent, whole).await.map_err(|cause| fail(file, index, cause))?;
-        let mut left = extent.len();
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|cause| fail(file, index, cause))?;
-            left = left.checked_sub(piece.len() as u64).ok_or_else(|| fail(file, index, wrong_length(file)))?;
-            into.extend_from_slice(&piece);
+        if self.find(block).is_some() {
+            return false;
         }
-        self.metrics.bytes.add(extent.len() - left);
-        if left == 0 { Ok(()) } else { Err(fail(file, index, wrong_length(file))) }
+        let would_stay = match (file.local_copy, self.owns(block)) {
+            (_, true) | (LocalCopy::Always, false) => true,
+            (LocalCopy::Hot, false) => self.store.has_room_beside(&file.object, self.block_size.bytes()),
+            (LocalCopy::Never, false) => false,
+        };
+        !would_stay || extent.len() <= DIRECT_BYTES_MAX && !self.touches.touch(block)
     }
 
     /// Starts filling a block that nobody waits for yet. Never waits; does nothing when as much is queued as may run.
     pub fn ahead(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex) {
-        let crowded = self.background.places.available_permits() == 0 || self.background.memory.available_permits() == 0;
-        if crowded || file.placement == Placement::Pass || self.store.contains(&file.object, index) {
+        let lanes = match self.owns(BlockId { object: file.object.id, index }) {
+            true => &self.lanes,
+            false => &self.peer_lanes,
+        };
+        if lanes.are_crowded() || file.placement == Placement::Pass || self.store.contains(&file.object, index) {
             return;
         }
         let (_, joined) = self.join(file, index, Priority::Background);
@@ -262,6 +297,12 @@ impl Fill {
 
     /// The flight of a block, and whether it was there before.
     fn join(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex, priority: Priority) -> (Arc<Flight>, bool) {
+        let way = self.way(file, BlockId { object: file.object.id, index });
+        self.join_by(file, index, priority, way)
+    }
+
+    /// The same, by this way if it begins now.
+    fn join_by(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex, priority: Priority, way: Way) -> (Arc<Flight>, bool) {
         let block = BlockId { object: file.object.id, index };
         if let Some(flight) = self.lingering.lock().find(block) {
             return (flight, true);
@@ -272,14 +313,15 @@ impl Fill {
             if let Some(flight) = flights.get(&block) {
                 return (flight.clone(), true);
             }
-            let flight = Flight::new(extent.len() as usize);
+            let from = if way == Way::Own { Supplier::Source } else { Supplier::Peer };
+            let flight = Flight::new(extent.len() as usize, from);
             flights.insert(block, flight.clone());
             flight
         };
         self.metrics.started.add(1);
         self.metrics.in_flight.add(1);
         let landing = Landing { fill: self.clone(), block, flight: flight.clone() };
-        self.runtime.spawn(run(landing, file.clone(), index, extent, priority));
+        self.runtime.spawn(run(landing, file.clone(), index, extent, priority, way));
         (flight, false)
     }
 
@@ -300,31 +342,6 @@ impl Fill {
         &self.shards[(block.object.0 as usize ^ block.index.0 as usize) % SHARDS]
     }
 
-    /// Reads the source into the flight's buffer.
-    async fn fetch(
-        &self,
-        file: &FileObject,
-        index: BlockIndex,
-        extent: Extent,
-        flight: &Flight,
-        source: Arc<dyn Source>,
-    ) -> Result<(), FillError> {
-        let whole = extent.len() == file.object.size;
-        // Of one block: the answer's checksum covers all of it, and is known only at its end.
-        let streams = !whole && !file.origin.strict;
-        let mut writer = flight.begin();
-        let mut body = source.read(&file.key, &file.version, extent, whole).await.map_err(|cause| fail(file, index, cause))?;
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|cause| fail(file, index, cause))?;
-            let filled = writer.append(&piece).ok_or_else(|| fail(file, index, wrong_length(file)))?;
-            self.metrics.bytes.add(piece.len() as u64);
-            if streams {
-                flight.publish(filled);
-            }
-        }
-        if writer.is_full() { Ok(()) } else { Err(fail(file, index, wrong_length(file))) }
-    }
-
     /// The block was put since the caller looked: take it from the store instead of asking the source again.
     async fn take_stored(self: &Arc<Self>, object: ObjectRef, extent: Extent, flight: &Arc<Flight>) -> bool {
         let (store, flight) = (self.store.clone(), flight.clone());
@@ -332,6 +349,7 @@ impl Fill {
             let mut bytes = vec![0; flight.len()];
             let hit = matches!(store.read(&object, extent, &mut bytes), Ok(ReadOutcome::Hit));
             if hit {
+                flight.turn_to(Supplier::Store);
                 let _ = flight.begin().append(&bytes);
             }
             hit
@@ -383,17 +401,10 @@ impl Lingering {
 }
 
 /// A flight's whole life. Not cancelled by readers; dropped only with the runtime, where `Landing` ends it.
-async fn run(landing: Landing, file: Arc<FileObject>, index: BlockIndex, extent: Extent, mut priority: Priority) {
+async fn run(landing: Landing, file: Arc<FileObject>, index: BlockIndex, extent: Extent, mut priority: Priority, way: Way) {
     let (fill, flight) = (landing.fill.clone(), landing.flight.clone());
-    let mut _background = None;
-    if priority == Priority::Background {
-        tokio::select! {
-            biased;
-            () = flight.hurried() => priority = Priority::OnDemand,
-            entered = fill.background.enter(flight.len()) => _background = entered,
-        }
-    }
-    let Some(_entered) = fill.all.enter(flight.len()).await else { return };
+    let lanes = if way == Way::Own { &fill.lanes } else { &fill.peer_lanes };
+    let Some(_entered) = fill.enter(lanes, &flight, &mut priority).await else { return };
     if fill.store.contains(&file.object, index) && fill.take_stored(file.object, extent, &flight).await {
         flight.finish(Ok(()));
         flight.settle(true);
@@ -402,12 +413,8 @@ async fn run(landing: Landing, file: Arc<FileObject>, index: BlockIndex, extent:
     if flight.has_begun() {
         return;
     }
-    let source = match priority {
-        Priority::OnDemand => file.origin.handle.on_demand(),
-        Priority::Background => file.origin.handle.background(),
-    };
     let started = Instant::now();
-    let outcome = fill.fetch(&file, index, extent, &flight, source).await;
+    let outcome = fill.bring(&file, index, extent, &flight, priority, &way).await;
     fill.metrics.duration.observe(started.elapsed());
     let failed = outcome.is_err();
     if outcome.is_err() {
@@ -419,7 +426,7 @@ async fn run(landing: Landing, file: Arc<FileObject>, index: BlockIndex, extent:
         fill.metrics.failed.add(1);
         return;
     }
-    let kept = fill.keep(&file, index, &flight).await;
+    let kept = fill.stays(&file, landing.block, &flight, &way) && fill.keep(&file, index, &flight).await;
     if !kept {
         debug!(key = %file.describe(), block = index.0, "served, not kept");
         fill.metrics.refused.add(1);
@@ -429,31 +436,6 @@ async fn run(landing: Landing, file: Arc<FileObject>, index: BlockIndex, extent:
         }
     }
     flight.settle(kept);
-}
-
-fn fail(file: &FileObject, index: BlockIndex, cause: SourceError) -> FillError {
-    let (index, origin) = (index.0, file.describe());
-    match cause {
-        SourceError::Replaced { .. } => FillError::Replaced { index, origin },
-        SourceError::NotFound { .. } => FillError::Gone { index, origin },
-        SourceError::Denied { .. }
-        | SourceError::Archived { .. }
-        | SourceError::Throttled { .. }
-        | SourceError::Unavailable { .. }
-        | SourceError::Corrupt { .. }
-        | SourceError::Unaskable { .. }
-        | SourceError::Missing { .. }
-        | SourceError::Permanent { .. } => FillError::Source { index, origin, cause },
-    }
-}
-
-fn wrong_length(file: &FileObject) -> SourceError {
-    SourceError::Corrupt {
-        op: "read",
-        key: file.key.0.escape_ascii().to_string(),
-        origin: file.origin.handle.name().to_owned(),
-        detail: "the body is not as long as what was asked for".into(),
-    }
 }
 
 /// An error with all its causes in one line.

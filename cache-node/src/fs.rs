@@ -5,6 +5,7 @@
 mod adopt;
 mod ahead;
 mod attr;
+mod by_key;
 mod error;
 mod evicted;
 mod locate;

@@ -13,6 +13,7 @@ pub mod handover;
 pub mod holder;
 pub mod metrics;
 pub mod node;
+pub mod peer;
 pub mod preload;
 pub mod reader;
 pub mod refresh;

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::node::{Dataset, Node};
+use forebay_peer::{ClientMetrics, ServerMetrics};
 use forebay_source::SourceMetrics;
 use forebay_source::metrics::{Histogram, LATENCY_BOUNDS_MS};
 use forebay_store::{Health, TierKind, TierUsage, Usage};
@@ -61,6 +62,11 @@ const TABLE: &[Row] = &[
         "Bytes handed to readers while they came from the source",
         Read::Dataset(|d| d.fs.reader().metrics().bytes_source.get()),
     ),
+    bytes(
+        "forebay_reader_peer_bytes",
+        "Bytes handed to readers while they came from other nodes",
+        Read::Dataset(|d| d.fs.reader().metrics().bytes_peer.get()),
+    ),
     counter("forebay_fill_blocks", "Blocks whose fill began", Read::Node(|n| n.fill().metrics().started.get())),
     counter("forebay_fill_failed_blocks", "Blocks whose fill failed after all retries", Read::Node(|n| n.fill().metrics().failed.get())),
     counter("forebay_fill_refused_blocks", "Blocks that were served and not kept", Read::Node(|n| n.fill().metrics().refused.get())),
@@ -81,6 +87,46 @@ const TABLE: &[Row] = &[
         Read::Node(|n| n.fill().metrics().mismatched.get()),
     ),
     bytes("forebay_fill_bytes", "Bytes taken from sources by fills and direct reads", Read::Node(|n| n.fill().metrics().bytes.get())),
+    bytes("forebay_fill_peer_bytes", "Bytes taken from other nodes", Read::Node(|n| n.fill().metrics().peer_bytes.get())),
+    counter(
+        "forebay_fill_turned_blocks",
+        "Blocks and reads that no other node gave, for which this one asked the source",
+        Read::Node(|n| n.fill().metrics().turned.get()),
+    ),
+    counter("forebay_peer_requests", "Requests sent to other nodes", Read::Node(|n| asked(n, |m| m.requests.get()))),
+    counter(
+        "forebay_peer_failures",
+        "Requests that failed because another node was away, silent or not of the cache",
+        Read::Node(|n| asked(n, |m| m.failures.get())),
+    ),
+    counter(
+        "forebay_peer_failovers",
+        "Requests that went to a later node of a block, because an earlier one failed or refused",
+        Read::Node(|n| asked(n, |m| m.failovers.get())),
+    ),
+    counter("forebay_peer_hedges", "Second requests, for what a node was slow to answer", Read::Node(|n| asked(n, |m| m.hedges.get()))),
+    gauge(
+        "forebay_peer_bypassed_nodes",
+        "Other nodes that failed and are not asked now",
+        Read::Node(|n| n.shared().map_or(0, |(neighbours, _)| neighbours.peers().bypassed().len() as u64)),
+    ),
+    counter("forebay_peer_answered_requests", "Requests of other nodes", Read::Node(|n| given(n, |m| m.requests.get()))),
+    bytes("forebay_peer_given_bytes", "Bytes given to other nodes", Read::Node(|n| given(n, |m| m.bytes.get()))),
+    counter(
+        "forebay_peer_refused_callers",
+        "Callers without a certificate of this cache, of another version, or too many",
+        Read::Node(|n| given(n, |m| m.refused_identity.get() + m.refused_incompatible.get() + m.refused_busy.get())),
+    ),
+    counter(
+        "forebay_peer_refused_requests",
+        "Requests for a data set that this node doesn't serve",
+        Read::Node(|n| given(n, |m| m.refused_dataset.get())),
+    ),
+    counter(
+        "forebay_peer_malformed_connections",
+        "Connections ended because what came over them meant nothing",
+        Read::Node(|n| given(n, |m| m.malformed.get())),
+    ),
     gauge(
         "forebay_fill_in_flight_blocks",
         "Blocks on their way now, the queued ones included",
@@ -252,6 +298,16 @@ fn histogram(histogram: &Histogram, metric: &mut prometheus_client::encoding::Me
     let buckets: Vec<(f64, u64)> = bounds.zip(histogram.buckets.iter().map(|bucket| bucket.get())).collect();
     let count = buckets.iter().map(|(_, count)| count).sum();
     metric.encode_histogram::<prometheus_client::encoding::NoLabelSet>(histogram.sum_us.get() as f64 / 1e6, count, &buckets, None)
+}
+
+/// Of the side that asks other nodes; 0 where there are none.
+fn asked(node: &Node, count: fn(&ClientMetrics) -> u64) -> u64 {
+    node.shared().map_or(0, |(neighbours, _)| count(neighbours.peers().metrics()))
+}
+
+/// Of the side that answers them.
+fn given(node: &Node, count: fn(&ServerMetrics) -> u64) -> u64 {
+    node.shared().map_or(0, |(_, metrics)| count(metrics))
 }
 
 fn sum(dataset: &Dataset, count: fn(&SourceMetrics) -> u64) -> u64 {

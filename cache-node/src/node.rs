@@ -6,6 +6,7 @@
 
 mod control;
 mod dataset;
+mod give;
 mod memory;
 mod serve;
 
@@ -17,11 +18,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use forebay_mounter::protocol::ProtocolError;
+use forebay_peer::{DatasetId, PeerLimits, Server, ServerLimits, ServerMetrics, server};
 use forebay_wire::dataset_spec::{self, Eviction, Sync, Verify};
-use forebay_wire::node_config::NodeConfig;
+use forebay_wire::node_config::{NodeConfig, PeerNode};
 use forebay_wire::secret::SourceAccess;
 use forebay_wire::unit::Capacity as CapacitySpec;
 use parking_lot::{Mutex, RwLock};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +35,7 @@ use crate::fill::{Fill, FillLimits, Origin};
 use crate::fs::{Filesystem, Parts};
 use crate::fuse::{self, FuseError, Latencies};
 use crate::handover::{Adopted, Handover};
+use crate::peer::{self, Neighbours, PeerSetupError};
 use crate::preload::Preload;
 use crate::reader::Reader;
 use crate::refresh::Refresh;
@@ -55,6 +59,8 @@ pub enum NodeError {
     BlockSize { bytes: u64 },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Peers(#[from] PeerSetupError),
     #[error(transparent)]
     Access(#[from] AccessError),
     #[error("open source of {dataset}")]
@@ -89,6 +95,8 @@ pub struct Node {
     block_size: BlockSize,
     store: Arc<Store>,
     fill: Arc<Fill>,
+    /// The others of its cache, and what it gave them; `None` for a cache of one node.
+    shared: Option<(Arc<Neighbours>, Arc<ServerMetrics>)>,
     /// What all sources together may be asked for.
     rates: Arc<Rates>,
     /// Guards which data sets there are; they themselves are shared out.
@@ -114,12 +122,25 @@ fn now_seconds() -> u32 {
 impl Node {
     /// Opens the store's folders and starts what keeps them. `eviction` is the data set's, or the policy's. Blocks on the disk.
     pub fn start(config: NodeConfig, eviction: Eviction, runtime: Handle) -> Result<Arc<Self>, NodeError> {
+        Self::start_with(config, eviction, runtime, PeerLimits::default())
+    }
+
+    /// The same with other patience towards other nodes: for tests on machines that are busy.
+    pub fn start_with(config: NodeConfig, eviction: Eviction, runtime: Handle, limits: PeerLimits) -> Result<Arc<Self>, NodeError> {
         let block_size = BlockSize::new(config.block_size.bytes()).ok_or(NodeError::BlockSize { bytes: config.block_size.bytes() })?;
         let store = Arc::new(Store::open(store_config(&config, block_size, eviction))?);
         let rates = config.source_limits;
-        let limits = FillLimits { fills_max: config.fills_max, buffer_bytes: config.fill_buffer.bytes() };
+        let fill_limits = FillLimits { fills_max: config.fills_max, buffer_bytes: config.fill_buffer.bytes() };
+        let fill = Fill::new(store.clone(), block_size, fill_limits, runtime.clone());
+        let _within = runtime.enter();
+        let listener = config.peers.as_ref().map(peer::listen).transpose()?;
+        let neighbours = config.peers.as_ref().map(|peers| Neighbours::new(peers, block_size, limits)).transpose()?;
+        if let Some(neighbours) = &neighbours {
+            fill.share_with(neighbours.clone());
+        }
         let node = Arc::new(Self {
-            fill: Fill::new(store.clone(), block_size, limits, runtime.clone()),
+            fill,
+            shared: neighbours.map(|neighbours| (neighbours, Arc::default())),
             block_size,
             store,
             rates: Rates::new(rates.max_bytes_per_second.map(|size| size.bytes()), rates.max_requests_per_second),
@@ -133,7 +154,38 @@ impl Node {
             log_level: Mutex::new(None),
         });
         node.tasks.lock().spawn_on(maintain(node.store.clone(), node.stop.clone()), &runtime);
+        if let Some(listener) = listener {
+            node.give(listener)?;
+        }
         Ok(node)
+    }
+
+    /// Answers other nodes until the stop.
+    fn give(self: &Arc<Self>, listener: std::net::TcpListener) -> Result<(), NodeError> {
+        let Some((neighbours, metrics)) = &self.shared else { return Ok(()) };
+        let at = listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
+        let listener = TcpListener::from_std(listener).map_err(|cause| PeerSetupError::Listen { at, cause })?;
+        let server = Server {
+            blocks: Arc::new(give::Gives(Arc::downgrade(self))),
+            own: neighbours.introduction().clone(),
+            security: neighbours.security().clone(),
+            limits: ServerLimits::default(),
+            metrics: metrics.clone(),
+        };
+        let stop = self.stop.clone();
+        let running = async move { server::run(listener, server, stop.cancelled_owned()).await };
+        self.tasks.lock().spawn_on(running, &self.runtime);
+        Ok(())
+    }
+
+    /// The other nodes of its cache, and what was given to them; `None` for a cache of one node.
+    pub fn shared(&self) -> Option<&(Arc<Neighbours>, Arc<ServerMetrics>)> {
+        self.shared.as_ref()
+    }
+
+    /// Goes by another list of nodes from now on; a list without this node changes nothing. Nothing to do in a cache of one node.
+    pub fn set_peers(&self, nodes: &[PeerNode]) -> Result<(), PeerSetupError> {
+        self.shared.as_ref().map_or(Ok(()), |(neighbours, _)| neighbours.set(nodes))
     }
 
     /// How the log's directives are changed.
@@ -183,9 +235,15 @@ impl Node {
         let catalog = Arc::new(Catalog::open(&manifests).map_err(failed)?);
         let removed = RemovedList::open(&folder.join("removed")).map_err(failed)?;
         let strict = spec.verify == Verify::Strict;
+        let dataset = DatasetId::new(&name).expect("two DNS labels and a `/`");
         let mounted = spec.sources.iter().zip(&sources);
         let origins = mounted
-            .map(|(source, handle)| (source.path.as_str().as_bytes().to_vec(), Arc::new(Origin { handle: handle.clone(), slot, strict })))
+            .map(|(source, handle)| {
+                (
+                    source.path.as_str().as_bytes().to_vec(),
+                    Arc::new(Origin { handle: handle.clone(), slot, dataset: dataset.clone(), strict }),
+                )
+            })
             .collect();
         let interval = match spec.sync {
             Sync::Interval(interval) => Some(interval),

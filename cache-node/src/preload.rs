@@ -22,7 +22,7 @@ use crate::fs::Filesystem;
 use crate::rules::Placement;
 use forebay_manifest::{EntryIndex, Manifest, ManifestError};
 use forebay_store::Plan;
-use forebay_wire::block::BlockIndex;
+use forebay_wire::block::ObjectRef;
 
 /// Files at once. Fills have their own limits; this only has to keep them busy.
 const FILES_MAX: usize = 64;
@@ -167,8 +167,8 @@ impl Preload {
         Ok(())
     }
 
-    /// Loads everything at or below `paths` (`/` for all) that rules don't keep out of the cache and the store would keep, in the background's
-    /// priority. Returns how it ended: `Done`, `Paused`, or `Failed` (some files are not here, also after a second attempt; `failed` names them).
+    /// Loads everything at or below `paths` (`/` for all) that rules don't keep out of the cache, that isn't for other nodes to load, and that the
+    /// store would keep, in the background's priority. Returns how it ended: `Done`, `Paused`, or `Failed` (some files are not here, also after a second attempt; `failed` names them).
     /// Cancel by `stop`: what is loaded stays.
     pub async fn run(self: &Arc<Self>, paths: Vec<String>, stop: CancellationToken) -> Result<PreloadProgress, PreloadError> {
         let _turn = self.turn.lock().await;
@@ -182,9 +182,9 @@ impl Preload {
     async fn run_once(self: &Arc<Self>, paths: Vec<String>, stop: CancellationToken) -> Result<PreloadProgress, PreloadError> {
         let manifest = self.fs.manifest().ok_or(PreloadError::NoManifest)?;
         let paths = list::without_paths_below_others(paths);
-        let (rules, store) = (self.fs.rules(), self.fs.reader().store().clone());
+        let (rules, fs) = (self.fs.rules(), self.fs.clone());
         let (listed, below) = (manifest.clone(), paths.clone());
-        let count = tokio::task::spawn_blocking(move || list::count(&listed, &rules, &store, &below));
+        let count = tokio::task::spawn_blocking(move || list::count(&listed, &rules, share(&fs), fs.reader().store(), &below));
         let (totals, plan) = count.await.map_err(|_| PreloadError::Aborted)??;
         self.failed.lock().clear();
         let counters = Arc::new(Counters::default());
@@ -237,13 +237,13 @@ impl Preload {
         stop: &CancellationToken,
     ) -> Result<(), PreloadError> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        let (walked, rules) = (manifest.clone(), self.fs.rules());
+        let (walked, rules, fs) = (manifest.clone(), self.fs.rules(), self.fs.clone());
         let walk = tokio::task::spawn_blocking(move || {
-            list::each_wanted(&walked, &rules, &paths, &mut |entry, _| {
+            list::each_wanted(&walked, &rules, share(&fs), &paths, &mut |entry, bytes| {
                 let blocks_max = match &mut plan {
                     None => Some(u32::MAX),
                     Some(plan) => {
-                        let (object, class) = list::object_of(&rules, &walked, entry)?;
+                        let (object, class) = list::object_of(&rules, &walked, entry, bytes)?;
                         plan.take(&object, class)
                     }
                 };
@@ -309,7 +309,8 @@ impl Preload {
             // The file isn't here: none of it counts, and a second attempt counts all of it.
             counters.bytes_done.fetch_sub(loaded, Relaxed);
         }
-        let wanted = self.fs.reader().store().bytes_of(&file.object, blocks_max);
+        let here = ObjectRef { size: share(&self.fs).bytes(file.object, file.local_copy), ..file.object };
+        let wanted = self.fs.reader().store().bytes_of(&here, blocks_max);
         outcome.map(|()| match wanted - loaded {
             0 => Loaded::Wanted,
             bytes_passed if loaded > 0 => Loaded::Partly { bytes_passed },
@@ -331,8 +332,7 @@ impl Preload {
             Placement::Keep(admission) => admission.class,
             Placement::Pass => return Ok(()),
         };
-        for index in 0..reader.block_size().count(file.object.size).min(blocks_max) {
-            let index = BlockIndex(index);
+        for index in share(&self.fs).blocks(file.object, file.local_copy).take(blocks_max as usize) {
             let len = reader.block_size().extent(index, file.object.size).map_or(0, |extent| extent.len());
             if !reader.store().contains(&file.object, index) {
                 bucket.take(len).await;
@@ -355,6 +355,11 @@ impl Preload {
             failed.push(FailedFile { path, cause });
         }
     }
+}
+
+/// Which blocks are to be on this node.
+fn share(fs: &Filesystem) -> list::Share<'_> {
+    list::Share { fill: fs.reader().fill(), block_size: fs.reader().block_size() }
 }
 
 /// What became of a file that was to be loaded.

@@ -1,4 +1,4 @@
-//! Which copy of a byte to use, in order: the store, a flight that brings it, the source.
+//! Which copy of a byte to use, in order: the store, a flight that brings it, the node whose it is, the source.
 //! Knows objects and extents. Does not know file names or FUSE.
 //! Invariant: what it answers has passed the store's checksum or came from the source as the version that was asked for.
 
@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tracing::warn;
 
 use crate::fill::window::Windows;
-use crate::fill::{FileObject, Fill, FillError, Proof, chain};
+use crate::fill::{FileObject, Fill, FillError, Proof, Supplier, chain};
 use forebay_source::metrics::Counter;
 use forebay_store::{ReadOutcome, Store};
 use forebay_wire::block::{BlockSize, Extent};
@@ -22,6 +22,8 @@ pub struct ReaderMetrics {
     pub misses: Counter,
     pub bytes_store: Counter,
     pub bytes_source: Counter,
+    /// From other nodes of the cache.
+    pub bytes_peer: Counter,
 }
 
 /// Reads of one data set. The store and the fills are the node's.
@@ -185,14 +187,18 @@ impl Reader {
             into.truncate(start);
         }
         let one_block = file.object.size <= self.block_size.bytes();
-        if !one_block && !sequential && !self.strict && self.fill.prefers_direct(file, index, part) {
-            self.fill.read_direct(file, part, into).await?;
+        let supplier = if !one_block && !sequential && !self.strict && self.fill.prefers_direct(file, index, part) {
+            self.fill.read_direct(file, part, into).await?
         } else {
             let offset = |at: u64| (at - block.start()) as usize;
-            self.fill.read(file, index, offset(part.start()), offset(part.end()), into).await?;
-        }
+            self.fill.read(file, index, offset(part.start()), offset(part.end()), into).await?
+        };
         assert_eq!(into.len() - start, part.len() as usize, "a read is answered whole or fails");
-        self.metrics.bytes_source.add(part.len());
+        match supplier {
+            // What was put a moment ago came from there, as far as this read goes.
+            Supplier::Source | Supplier::Store => self.metrics.bytes_source.add(part.len()),
+            Supplier::Peer => self.metrics.bytes_peer.add(part.len()),
+        }
         Ok(true)
     }
 }

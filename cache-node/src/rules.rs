@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use forebay_wire::rule::{CacheMode, Rule as RuleSpec};
+use forebay_wire::rule::{CacheMode, LocalCopy, Rule as RuleSpec};
 
 use forebay_store::{Admission, Class};
 use forebay_wire::block::ObjectId;
@@ -25,6 +25,7 @@ pub struct Rule {
     path: Vec<u8>,
     pub cache: CacheMode,
     pub ttl: Option<Duration>,
+    pub local_copy: LocalCopy,
     /// With `Pin`: only so many bytes are pinned, the rest below the path is `Auto`.
     pub max_bytes: Option<u64>,
     /// Objects whose hash is below this are pinned: `max_bytes` / bytes below the path, scaled to 2^64. `u64::MAX` pins all.
@@ -44,7 +45,14 @@ impl RuleTable {
         let mut sorted: Vec<(Vec<u8>, &RuleSpec)> =
             specs.iter().map(|spec| (trimmed(spec.path.as_str().as_bytes()).to_vec(), spec)).collect();
         sorted.sort_by_key(|(path, _)| path.len());
-        let root = Rule { path: Vec::new(), cache: CacheMode::Auto, ttl: None, max_bytes: None, pin_threshold: u64::MAX };
+        let root = Rule {
+            path: Vec::new(),
+            cache: CacheMode::Auto,
+            ttl: None,
+            local_copy: LocalCopy::Hot,
+            max_bytes: None,
+            pin_threshold: u64::MAX,
+        };
         // Shortest first, so that a rule's parent is resolved before it.
         let mut rules = vec![root];
         for (path, spec) in sorted {
@@ -52,6 +60,7 @@ impl RuleTable {
             let rule = Rule {
                 cache: spec.cache.unwrap_or(above.cache),
                 ttl: spec.ttl.or(above.ttl),
+                local_copy: spec.local_copy.unwrap_or(above.local_copy),
                 // A limit belongs to the path that names it: a longer path that pins again has its own, or none.
                 max_bytes: spec.max_bytes.map(|size| size.bytes()),
                 pin_threshold: u64::MAX,

@@ -3,6 +3,7 @@
 //! Changes: a new optional field is safe; a new meaning, a removed field or a narrower value is breaking.
 
 pub mod file;
+pub mod peers;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::unit::{ByteSize, Capacity, Percent};
+pub use peers::{PeerNode, Peers};
 
 /// Bytes of a block unless the file says otherwise.
 pub const BLOCK_SIZE: ByteSize = ByteSize::mebibytes(4);
@@ -47,6 +49,8 @@ pub struct NodeConfig {
     /// Folder of secrets as Kubernetes mounts them: `<secret>/<KEY>` holds one value.
     pub secrets: Option<PathBuf>,
     pub ambient_credentials: AmbientCredentials,
+    /// `None`: a cache of this node alone.
+    pub peers: Option<Peers>,
     pub log: LogConfig,
 }
 

@@ -24,10 +24,12 @@ pub enum CacheMode {
 /// Whether a node keeps a copy of its own of what another node holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum LocalCopy {
+    /// It is read from there each time.
     Never,
-    /// Of blocks that are read often.
+    /// Of what this node reads again, while nobody has to leave for it.
     #[default]
     Hot,
+    /// Of all that this node reads or preloads, on the same terms as what is its own.
     Always,
 }
 

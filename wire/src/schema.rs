@@ -14,3 +14,12 @@ pub fn dataset() -> serde_json::Value {
 pub fn node_config() -> serde_json::Value {
     schemars::schema_for!(NodeConfigFile).to_value()
 }
+
+/// A quantity may be written as a number or as text, as everywhere in Kubernetes.
+pub(crate) fn quantity(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "anyOf": [{ "type": "integer" }, { "type": "string" }, { "type": "null" }],
+        "pattern": r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?$",
+        "x-kubernetes-int-or-string": true
+    })
+}

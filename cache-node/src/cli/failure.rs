@@ -15,6 +15,7 @@ use crate::control::ClientError;
 use crate::doctor::source::ProbeError;
 use crate::holder::HolderError;
 use crate::node::NodeError;
+use crate::peer::PeerSetupError;
 use forebay_source::SourceError;
 use forebay_store::StoreError;
 
@@ -118,7 +119,10 @@ impl From<NodeError> for Failure {
             NodeError::Source { cause, .. } => of_source(cause),
             NodeError::Manifest { .. } => Exit::Io,
             NodeError::Holder { .. } | NodeError::Fuse(_) => Exit::Machine,
-            NodeError::Stopping => Exit::Temporary,
+            NodeError::Peers(PeerSetupError::Listen { .. }) | NodeError::Stopping => Exit::Temporary,
+            NodeError::Peers(
+                PeerSetupError::Identity(_) | PeerSetupError::Placement(_) | PeerSetupError::Unlisted { .. } | PeerSetupError::Name { .. },
+            ) => Exit::Usage,
         };
         Self::of(exit, &error)
     }

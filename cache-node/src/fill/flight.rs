@@ -5,16 +5,27 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, watch};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::FillError;
-use super::stream::{Growing, Writer};
+use super::stream::{Growing, Part, Writer};
+
+/// Where the bytes of a block came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supplier {
+    Source,
+    Peer,
+    /// It was here already.
+    Store,
+}
 
 /// What waiters see.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Progress {
+    /// Of the bytes that are still to come.
+    from: Supplier,
     /// Bytes from the block's start that may be served: all or nothing where the block must be verified whole.
     readable: usize,
     /// The store's answer, after a good outcome: whether the block is kept.
@@ -36,11 +47,11 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(len: usize) -> Arc<Self> {
+    pub(super) fn new(len: usize, from: Supplier) -> Arc<Self> {
         Arc::new(Self {
             len,
             buffer: OnceLock::new(),
-            progress: watch::Sender::new(Progress::default()),
+            progress: watch::Sender::new(Progress { from, readable: 0, kept: None, outcome: None }),
             urgent: Notify::new(),
             served: AtomicU64::new(0),
             digest: OnceLock::new(),
@@ -113,6 +124,35 @@ impl Flight {
     /// Whether every byte has been handed out at least as often as once on average.
     pub(super) fn is_used_up(&self) -> bool {
         self.served.load(Relaxed) >= self.len as u64
+    }
+
+    pub(super) fn supplier(&self) -> Supplier {
+        self.progress.borrow().from
+    }
+
+    /// The rest comes from elsewhere.
+    pub(super) fn turn_to(&self, from: Supplier) {
+        self.progress.send_modify(|progress| progress.from = from);
+    }
+
+    /// Waits until the bytes come from here, or have come; not while another node is asked for them.
+    pub(super) async fn leaves_peers(&self) {
+        let mut receiver = self.progress.subscribe();
+        // An error says that the flight ended.
+        drop(receiver.wait_for(|progress| progress.from != Supplier::Peer || progress.outcome.is_some()).await);
+    }
+
+    /// What is there of the block's bytes `[from, to)`, at least one, as soon as it is there: for other nodes, so it doesn't count as handed out.
+    pub(super) async fn next(&self, from: usize, to: usize) -> Result<Bytes, FillError> {
+        assert!(from < to && to <= self.len, "[{from}, {to}) is inside the block of {} bytes", self.len);
+        let mut receiver = self.progress.subscribe();
+        let progress = receiver.wait_for(|progress| progress.readable > from || progress.outcome.is_some()).await;
+        let progress = progress.map(|progress| progress.clone()).map_err(|_| FillError::Aborted)?;
+        match (progress.readable > from, &self.buffer.get(), progress.outcome) {
+            (true, Some(buffer), _) => Ok(Part::of(buffer, from..progress.readable.min(to))),
+            (_, _, Some(Err(error))) => Err(error),
+            (_, _, Some(Ok(())) | None) => Err(FillError::Aborted),
+        }
     }
 
     /// Appends the block's bytes `[from, to)` to `into` as soon as they are there. Dropping the future only stops waiting.

@@ -4,8 +4,11 @@
 
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
 
 /// The shared side: read what is there.
 pub(super) struct Growing {
@@ -21,6 +24,26 @@ pub(super) struct Growing {
 unsafe impl Send for Growing {}
 // SAFETY: as above.
 unsafe impl Sync for Growing {}
+
+/// Bytes of a buffer that are there, to be handed on without a copy.
+pub(super) struct Part {
+    buffer: Arc<Growing>,
+    range: Range<usize>,
+}
+
+impl Part {
+    /// Panics when not all of `range` is there.
+    pub(super) fn of(buffer: &Arc<Growing>, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= buffer.filled().len(), "only what is there is handed on");
+        Bytes::from_owner(Self { buffer: buffer.clone(), range })
+    }
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer.filled()[self.range.clone()]
+    }
+}
 
 /// The one that fills. Not `Clone`: there is one writer by type.
 pub(super) struct Writer(Arc<Growing>);
@@ -66,7 +89,12 @@ impl Writer {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.0.filled.load(Ordering::Relaxed) == self.0.len
+        self.filled() == self.0.len
+    }
+
+    /// How much is there.
+    pub(super) fn filled(&self) -> usize {
+        self.0.filled.load(Ordering::Relaxed)
     }
 }
 

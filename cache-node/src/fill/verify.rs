@@ -13,8 +13,9 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 use tracing::{debug, warn};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::bring::{fail, wrong_length};
 use super::flight::Flight;
-use super::{FileObject, Fill, FillError, chain, fail, wrong_length};
+use super::{FileObject, Fill, FillError, chain};
 use crate::rules::Placement;
 use forebay_source::checksum::Hasher;
 use forebay_source::{Checksum, Priority, SourceError};
@@ -265,8 +266,13 @@ impl Fill {
         if self.load_all(file).await? && self.store.is_complete(&file.object) {
             return Ok(Proof::Stored);
         }
-        for _ in 0..PROVE_ATTEMPTS_MAX {
-            if let Some(digests) = self.digests(file, checksum.hasher()).await? {
+        for attempt in 0..PROVE_ATTEMPTS_MAX {
+            let digests = match attempt {
+                // From the nodes whose its blocks are, so that all nodes together cost the source its bytes once. If those are wrong, from the source.
+                0 if !self.is_alone() => self.digests_of_flights(file, checksum.hasher()).await?,
+                _ => self.digests(file, checksum.hasher()).await?,
+            };
+            if let Some(digests) = digests {
                 self.metrics.verified.add(1);
                 let proof = Proof::Digests(digests);
                 self.verifier.proofs.lock().insert(file.object.id, proof.clone());
@@ -301,6 +307,21 @@ impl Fill {
             }
         }
         Ok(true)
+    }
+
+    /// Reads the whole object block by block, each from where it is. `None`: the checksum doesn't fit.
+    async fn digests_of_flights(self: &Arc<Self>, file: &Arc<FileObject>, mut hasher: Hasher) -> Result<Option<Arc<[u128]>>, FillError> {
+        let mut digests = Vec::new();
+        for index in (0..self.block_size.count(file.object.size)).map(BlockIndex) {
+            let (flight, joined) = self.join(file, index, Priority::OnDemand);
+            if joined {
+                flight.hurry();
+            }
+            flight.finished().await?;
+            hasher.update(flight.bytes().ok_or(FillError::Aborted)?);
+            digests.push(flight.digest().ok_or(FillError::Aborted)?);
+        }
+        Ok(hasher.is_met().then(|| digests.into()))
     }
 
     /// Reads the whole object past the store. `None`: the checksum doesn't fit.

@@ -160,17 +160,22 @@ const TOUCH_ROWS: usize = 1 << 16;
 
 impl Default for Touches {
     fn default() -> Self {
-        Self { rows: (0..TOUCH_ROWS).map(|_| std::sync::atomic::AtomicU32::new(0)).collect() }
+        Self::new(TOUCH_ROWS)
     }
 }
 
 impl Touches {
+    /// Remembers up to `rows` blocks, at 4 bytes each.
+    pub fn new(rows: usize) -> Self {
+        Self { rows: (0..rows).map(|_| std::sync::atomic::AtomicU32::new(0)).collect() }
+    }
+
     /// Whether `block` was touched before (as far as the table remembers); it is from now on.
     pub fn touch(&self, block: forebay_wire::block::BlockId) -> bool {
         let mixed =
             (block.object.0 as u64 ^ u64::from(block.index.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         let mark = (mixed as u32) | 1;
-        self.rows[(mixed >> 48) as usize % TOUCH_ROWS].swap(mark, std::sync::atomic::Ordering::Relaxed) == mark
+        self.rows[(mixed >> 32) as usize % self.rows.len()].swap(mark, std::sync::atomic::Ordering::Relaxed) == mark
     }
 }
 

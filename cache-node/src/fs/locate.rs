@@ -8,8 +8,10 @@ use tracing::error;
 use super::loose::{LooseFile, object_of};
 use super::{Current, Error, Filesystem, NodeId};
 use crate::fill::{FileObject, chain};
+use crate::rules::Placement;
 use forebay_manifest::{ContentId, DirectoryIndex, EntryIndex, Found, FoundKind, Manifest, ManifestError, PathHash, directory_id};
-use forebay_wire::block::ObjectRef;
+use forebay_wire::block::{ObjectId, ObjectRef};
+use forebay_wire::rule::LocalCopy;
 
 /// Why an entry of a manifest can't be filled.
 #[derive(Debug, thiserror::Error)]
@@ -155,19 +157,28 @@ impl Filesystem {
         let source = manifest.summary().sources.get(usize::from(object.source.0)).map(|source| source.name.as_str());
         let origin = self.parts.sources.iter().find(|(_, origin)| Some(origin.handle.name()) == source);
         let (_, origin) = origin.ok_or_else(|| FileOfEntryError::NoSource { path: path.escape_ascii().to_string() })?;
-        let placement = self.rules.load().resolve(&path).placement(object.object.id, (self.parts.clock)());
-        let file = FileObject { object: object.object, key: object.key, version: object.version, origin: origin.clone(), placement };
+        let (placement, local_copy) = self.terms(&path, object.object.id);
+        let origin = origin.clone();
+        let file = FileObject { object: object.object, key: object.key, version: object.version, origin, placement, local_copy };
         Ok((Arc::new(file), path))
     }
 
+    /// What the rules say of a path's object.
+    pub(super) fn terms(&self, path: &[u8], object: ObjectId) -> (Placement, LocalCopy) {
+        let rules = self.rules.load();
+        let rule = rules.resolve(path);
+        (rule.placement(object, (self.parts.clock)()), rule.local_copy)
+    }
+
     pub(super) fn loose_object(&self, file: &LooseFile) -> Arc<FileObject> {
-        let placement = self.rules.load().resolve(&file.path).placement(file.object.id, (self.parts.clock)());
+        let (placement, local_copy) = self.terms(&file.path, file.object.id);
         Arc::new(FileObject {
             object: file.object,
             key: file.key.clone(),
             version: file.version.clone(),
             origin: file.origin.clone(),
             placement,
+            local_copy,
         })
     }
 
@@ -175,13 +186,14 @@ impl Filesystem {
     pub(super) fn entry_object(&self, current: &Current, entry: EntryIndex, path: &[u8]) -> Result<Option<Arc<FileObject>>, Error> {
         let object = self.checked(current, current.manifest.object(entry))?;
         let Some(Some(origin)) = current.origins.get(usize::from(object.source.0)) else { return Ok(None) };
-        let placement = self.rules.load().resolve(path).placement(object.object.id, (self.parts.clock)());
+        let (placement, local_copy) = self.terms(path, object.object.id);
         Ok(Some(Arc::new(FileObject {
             object: object.object,
             key: object.key,
             version: object.version,
             origin: origin.clone(),
             placement,
+            local_copy,
         })))
     }
 

@@ -1,13 +1,15 @@
-//! The list of a preload: which files of which paths are wanted, how much that is, and which of it the store would keep.
-//! Knows manifest, rules and the store's forecast. Does not know fills or progress.
+//! The list of a preload: which files of which paths are wanted here, how much that is, and which of it the store would keep.
+//! Knows manifest, rules, which blocks are this node's, and the store's forecast. Does not know progress.
 //! Invariant: the list is walked in the same order each time, so the plan that was counted is the plan that is loaded.
 
 use super::PreloadError;
+use crate::fill::Fill;
 use crate::fs::for_each_below;
 use crate::rules::{Placement, RuleTable};
 use forebay_manifest::{EntryIndex, Manifest, ManifestError};
 use forebay_store::{Class, Plan, Store};
-use forebay_wire::block::ObjectRef;
+use forebay_wire::block::{BlockId, BlockIndex, BlockSize, ObjectRef};
+use forebay_wire::rule::LocalCopy;
 
 /// Files and bytes of a list: what is to be loaded, and what the store would not keep.
 #[derive(Default)]
@@ -18,16 +20,37 @@ pub(super) struct Totals {
     pub(super) bytes_passed: u64,
 }
 
+/// Whose the blocks of a list are: other nodes load their own.
+#[derive(Clone, Copy)]
+pub(super) struct Share<'a> {
+    pub(super) fill: &'a Fill,
+    pub(super) block_size: BlockSize,
+}
+
+impl Share<'_> {
+    /// The blocks of an object that are to be here.
+    pub(super) fn blocks(self, object: ObjectRef, local_copy: LocalCopy) -> impl Iterator<Item = BlockIndex> {
+        let wanted = move |index: &BlockIndex| self.fill.wants(local_copy, BlockId { object: object.id, index: *index });
+        (0..self.block_size.count(object.size)).map(BlockIndex).filter(wanted)
+    }
+
+    /// Bytes of them.
+    pub(super) fn bytes(self, object: ObjectRef, local_copy: LocalCopy) -> u64 {
+        self.blocks(object, local_copy).filter_map(|index| self.block_size.extent(index, object.size)).map(|extent| extent.len()).sum()
+    }
+}
+
 /// Counts what is wanted, and chooses from it where the store would not keep all.
 pub(super) fn count(
     manifest: &Manifest,
     rules: &RuleTable,
+    share: Share<'_>,
     store: &Store,
     paths: &[String],
 ) -> Result<(Totals, Option<Plan>), PreloadError> {
     let mut totals = Totals::default();
     let mut charge = 0;
-    each_wanted(manifest, rules, paths, &mut |_, size| {
+    each_wanted(manifest, rules, share, paths, &mut |_, size| {
         totals.files += 1;
         totals.bytes += size;
         charge += store.charge_of(size);
@@ -37,8 +60,8 @@ pub(super) fn count(
         return Ok((totals, None));
     }
     let mut forecast = store.forecast();
-    each_wanted(manifest, rules, paths, &mut |entry, _| {
-        let (object, class) = object_of(rules, manifest, entry)?;
+    each_wanted(manifest, rules, share, paths, &mut |entry, size| {
+        let (object, class) = object_of(rules, manifest, entry, size)?;
         forecast.add(&object, class);
         Ok(())
     })?;
@@ -46,8 +69,8 @@ pub(super) fn count(
     // Once through the list for the totals; the plan that loads begins anew and so chooses the same.
     let mut ahead = plan.clone();
     totals = Totals::default();
-    each_wanted(manifest, rules, paths, &mut |entry, size| {
-        let (object, class) = object_of(rules, manifest, entry)?;
+    each_wanted(manifest, rules, share, paths, &mut |entry, size| {
+        let (object, class) = object_of(rules, manifest, entry, size)?;
         match ahead.take(&object, class) {
             Some(blocks) => {
                 let bytes = store.bytes_of(&object, blocks);
@@ -86,17 +109,21 @@ pub(super) fn without_paths_below_others(mut paths: Vec<String>) -> Vec<String> 
     kept.into_iter().map(|path| if path.is_empty() { "/".to_owned() } else { path }).collect()
 }
 
-/// Calls `visit` with each file at or below `paths` that rules let into the cache, and its size; always in the same order.
+/// Calls `visit` with each file at or below `paths` that rules let into the cache, and the bytes of it that are to be here; always in the same order.
 pub(super) fn each_wanted(
     manifest: &Manifest,
     rules: &RuleTable,
+    share: Share<'_>,
     paths: &[String],
     visit: &mut dyn FnMut(EntryIndex, u64) -> Result<(), ManifestError>,
 ) -> Result<(), PreloadError> {
     for path in paths {
         let mut failed = None;
         let found = for_each_below(manifest, path.as_bytes(), &mut |entry, size| {
-            let visited = is_wanted(rules, manifest, entry).and_then(|is_wanted| if is_wanted { visit(entry, size) } else { Ok(()) });
+            let visited = wanted_bytes(rules, share, manifest, entry, size).and_then(|wanted| match wanted {
+                Some(bytes) => visit(entry, bytes),
+                None => Ok(()),
+            });
             if let Err(error) = visited {
                 failed = Some(error);
             }
@@ -111,19 +138,36 @@ pub(super) fn each_wanted(
     Ok(())
 }
 
-/// Whether rules let the file into the cache. Cheap where one rule holds for all.
-fn is_wanted(rules: &RuleTable, manifest: &Manifest, entry: EntryIndex) -> Result<bool, ManifestError> {
-    if !rules.forbids() {
-        return Ok(true);
+/// Bytes of the file that are to be here; `None` when rules keep it out of the cache, or all of it is for other nodes. Cheap where one rule holds for
+/// all and there are no others.
+fn wanted_bytes(
+    rules: &RuleTable,
+    share: Share<'_>,
+    manifest: &Manifest,
+    entry: EntryIndex,
+    size: u64,
+) -> Result<Option<u64>, ManifestError> {
+    if !rules.forbids() && share.fill.is_alone() {
+        return Ok(Some(size));
     }
     let path = manifest.path(entry)?;
-    let object = manifest.object(entry)?;
-    Ok(rules.resolve(&path).placement(object.object.id, 0) != Placement::Pass)
+    let object = manifest.object(entry)?.object;
+    let rule = rules.resolve(&path);
+    if rule.placement(object.id, 0) == Placement::Pass {
+        return Ok(None);
+    }
+    let bytes = share.bytes(object, rule.local_copy);
+    Ok((bytes > 0 || size == 0).then_some(bytes))
 }
 
-/// What the store has to know of the file to say whether it would keep it.
-pub(super) fn object_of(rules: &RuleTable, manifest: &Manifest, entry: EntryIndex) -> Result<(ObjectRef, Class), ManifestError> {
-    let object = manifest.object(entry)?.object;
+/// What the store has to know of the file to say whether it would keep it, as if it had only its `bytes` that are to be here.
+pub(super) fn object_of(
+    rules: &RuleTable,
+    manifest: &Manifest,
+    entry: EntryIndex,
+    bytes: u64,
+) -> Result<(ObjectRef, Class), ManifestError> {
+    let object = ObjectRef { size: bytes, ..manifest.object(entry)?.object };
     if !rules.pins() {
         return Ok((object, Class::Auto));
     }

@@ -134,6 +134,13 @@ impl Store {
         }
     }
 
+    /// Whether a put of `bytes` more of the object would be kept without anybody leaving. Memory only.
+    pub fn has_room_beside(&self, object: &ObjectRef, bytes: u64) -> bool {
+        let here = self.index.find(hash_of(object.id)).iter().next().map(|entry| Place::from(entry.location).tier());
+        let number = here.map_or_else(|| plan::home_of(&self.quotas(), object.id), usize::from);
+        self.tiers[number].has_ample(bytes)
+    }
+
     pub(super) fn quotas(&self) -> Vec<u64> {
         self.tiers.iter().map(|tier| tier.quota_bytes).collect()
     }

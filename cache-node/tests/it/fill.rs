@@ -8,9 +8,11 @@ use bytes::BytesMut;
 use forebay_node::fill::{DIRECT_BYTES_MAX, FileObject, Fill, FillError, FillLimits, Origin};
 use forebay_node::reader::Reader;
 use forebay_node::rules::Placement;
+use forebay_peer::DatasetId;
 use forebay_source::{Key, Version};
 use forebay_store::{Admission, Capacity, Class, DatasetSlot, Store, StoreConfig};
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
+use forebay_wire::rule::LocalCopy;
 
 use crate::memory_source::{MemorySource, pattern};
 
@@ -31,7 +33,12 @@ fn rig(strict: bool) -> Rig {
     let store = Arc::new(Store::open(config).unwrap());
     let limits = FillLimits { fills_max: 4, buffer_bytes: 4 * BLOCK };
     let fill = Fill::new(store.clone(), block_size, limits, tokio::runtime::Handle::current());
-    let origin = Arc::new(Origin { handle: source.handle(), slot: DatasetSlot::of("tests/fill"), strict });
+    let origin = Arc::new(Origin {
+        handle: source.handle(),
+        slot: DatasetSlot::of("tests/fill"),
+        dataset: DatasetId::new("tests/fill").unwrap(),
+        strict,
+    });
     Rig { source, origin, reader: Reader::new(store, fill.clone(), block_size), fill, _folder: folder }
 }
 
@@ -42,7 +49,14 @@ impl Rig {
         let id = ObjectId::new("memory", key.as_bytes(), &version.0);
         let placement = if keep { Placement::Keep(Admission { class: Class::Auto, expires_at_seconds: None }) } else { Placement::Pass };
         let object = ObjectRef { id, size: len as u64 };
-        Arc::new(FileObject { object, key: Key(key.as_bytes().to_vec().into()), version, origin: self.origin.clone(), placement })
+        Arc::new(FileObject {
+            object,
+            key: Key(key.as_bytes().to_vec().into()),
+            version,
+            origin: self.origin.clone(),
+            placement,
+            local_copy: LocalCopy::Hot,
+        })
     }
     async fn read(&self, file: &Arc<FileObject>, start: u64, end: u64, sequential: bool) -> Result<Vec<u8>, FillError> {
         self.reader.read(file, Extent::new(start, end).unwrap(), sequential).await.map(|bytes| bytes.to_vec())

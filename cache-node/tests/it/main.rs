@@ -16,6 +16,7 @@ mod holder;
 mod keys;
 mod laptop;
 mod memory_source;
+mod peers;
 mod preload;
 #[expect(dead_code, reason = "the sources' own tests need more of it")]
 #[path = "../../source/tests/it/s3_server.rs"]

@@ -12,10 +12,12 @@ use bytes::Bytes;
 use forebay_node::fill::{FileObject, Fill, FillError, FillLimits, Origin};
 use forebay_node::reader::Reader;
 use forebay_node::rules::Placement;
+use forebay_peer::DatasetId;
 use forebay_source::checksum::{Algorithm, Checksum};
 use forebay_source::{Body, Key, Limits, ListPage, ListRequest, Object, RetryPolicy, Source, SourceError, SourceHandle, Version};
 use forebay_store::{Admission, Capacity, Class, DatasetSlot, Store, StoreConfig};
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
+use forebay_wire::rule::LocalCopy;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -26,13 +28,21 @@ const BLOCK: u64 = 64 << 10;
 const LEN: usize = 3 * 65536 + 1000;
 
 /// Spoils a byte in the middle of chosen reads, which no range, length or version shows.
-struct Spoiling {
+pub(crate) struct Spoiling {
     inner: Arc<MemorySource>,
     /// Of the reads to come, by number from 0.
     spoiled: Mutex<BTreeSet<u32>>,
     spoils_all: bool,
-    reads: AtomicU32,
+    pub(crate) reads: AtomicU32,
     has_checksums: bool,
+}
+
+impl Spoiling {
+    /// Spoils nothing, and keeps a checksum of each object.
+    pub(crate) fn summed(inner: Arc<MemorySource>) -> Arc<Self> {
+        let spoiled = Mutex::default();
+        Arc::new(Self { inner, spoiled, spoils_all: false, reads: AtomicU32::new(0), has_checksums: true })
+    }
 }
 
 #[async_trait]
@@ -101,11 +111,12 @@ fn rig(case: Case) -> Rig {
     let fill = Fill::new(store.clone(), block_size, limits, tokio::runtime::Handle::current());
     let policy = RetryPolicy { attempts_max: 2, pause_max: Duration::from_millis(2), ..RetryPolicy::default() };
     let handle = SourceHandle::wrap(source.clone(), Limits::default(), policy);
-    let origin = Arc::new(Origin { handle, slot: DatasetSlot::of("tests/strict"), strict });
+    let origin =
+        Arc::new(Origin { handle, slot: DatasetSlot::of("tests/strict"), dataset: DatasetId::new("tests/strict").unwrap(), strict });
     let version = Version(format!("v{}", source.inner.put(b"a", pattern(9, LEN))).into());
     let placement = if keep { Placement::Keep(Admission { class: Class::Auto, expires_at_seconds: None }) } else { Placement::Pass };
     let object = ObjectRef { id: ObjectId::new("memory", b"a", &version.0), size: LEN as u64 };
-    let file = Arc::new(FileObject { object, key: Key(Bytes::from_static(b"a")), version, origin, placement });
+    let file = Arc::new(FileObject { object, key: Key(Bytes::from_static(b"a")), version, origin, placement, local_copy: LocalCopy::Hot });
     Rig { source, reader: Arc::new(Reader::new(store, fill, block_size).strict(strict)), file, _folder: folder }
 }
 

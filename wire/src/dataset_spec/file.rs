@@ -160,7 +160,7 @@ pub struct RuleFile {
     pub cache: Option<CacheMode>,
     /// With Pin only: pin a stable subset of this size, such as `120Ti`.
     #[serde(default, deserialize_with = "unit::quantity_text")]
-    #[schemars(schema_with = "quantity")]
+    #[schemars(schema_with = "crate::schema::quantity")]
     pub max_bytes: Option<String>,
     /// How long a file stays in the cache after it was filled, such as `24h`; the source is never touched.
     pub ttl: Option<String>,
@@ -190,7 +190,7 @@ pub struct PreloadFile {
     pub paths: Option<Vec<String>>,
     /// A limit of its own, such as `200Mi`.
     #[serde(default, deserialize_with = "unit::quantity_text")]
-    #[schemars(schema_with = "quantity")]
+    #[schemars(schema_with = "crate::schema::quantity")]
     pub max_bytes_per_second: Option<String>,
     /// A new number makes `Once` run again.
     pub revision: Option<i64>,
@@ -245,13 +245,4 @@ pub enum ClaimMode {
 pub struct VolumeFile {
     /// Whether there is one.
     pub claim: Option<ClaimMode>,
-}
-
-/// A quantity may be written as a number or as text, as everywhere in Kubernetes.
-fn quantity(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "anyOf": [{ "type": "integer" }, { "type": "string" }, { "type": "null" }],
-        "pattern": r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?$",
-        "x-kubernetes-int-or-string": true
-    })
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::peers::{PeersFile, peers};
 use super::{
     AmbientCredentials, BLOCK_SIZE, CAPACITY_PERCENT, FILL_BUFFER, FILLS_MAX, KEEP_FREE_PERCENT, LogConfig, LogFormat, NodeConfig,
     PASSTHROUGH_MIN, ServingMode, SourceLimits, Tier,
@@ -38,6 +39,8 @@ pub struct NodeConfigFile {
     pub secrets: Option<String>,
     /// Whether a source without a secret may use the machine's own credentials.
     pub ambient_credentials: Option<AmbientCredentials>,
+    /// Other nodes that share a cache with this one; none when left out.
+    pub peers: Option<PeersFile>,
     pub log: Option<LogFile>,
 }
 
@@ -114,6 +117,7 @@ impl Default for NodeConfig {
             metrics: None,
             secrets: None,
             ambient_credentials: AmbientCredentials::Allow,
+            peers: None,
             log: LogConfig { format: LogFormat::Text, level: "info".to_owned() },
         }
     }
@@ -150,6 +154,7 @@ fn config(check: &mut Check, file: NodeConfigFile) -> Option<NodeConfig> {
         metrics,
         secrets,
         ambient_credentials,
+        peers,
         log,
     } = file;
     check.kind(&api_version, &kind, "NodeConfig");
@@ -193,6 +198,7 @@ fn config(check: &mut Check, file: NodeConfigFile) -> Option<NodeConfig> {
         Err(_) => check.refuse("metrics.address", "this is no address: write an IP address and a port, as in 127.0.0.1:9464"),
     });
     let secrets = secrets.and_then(|text| check.absolute("secrets", &text));
+    let peers = peers.map_or(Some(None), |file| self::peers(check, file).map(Some));
     let LogFile { format, level } = log.unwrap_or_default();
     let level = level.unwrap_or_else(|| "info".to_owned());
     if level.is_empty() {
@@ -210,6 +216,7 @@ fn config(check: &mut Check, file: NodeConfigFile) -> Option<NodeConfig> {
         metrics,
         secrets,
         ambient_credentials: ambient_credentials.unwrap_or_default(),
+        peers: peers?,
         log: LogConfig { format: format.unwrap_or_default(), level },
     })
 }

@@ -27,6 +27,40 @@ fn the_whole_vocabulary_is_read() {
     assert_eq!(config.metrics.unwrap().port(), 0);
 }
 
+/// A whole section about peers, with one field written otherwise.
+fn peers(changed: &str, to: &str) -> String {
+    let whole = "peers: { name: a, listen: \"0.0.0.0:7071\", cache: cache.example, certificates: /etc/forebay/tls, nodes: [{ name: a, address: \"10.0.0.1:7071\", weight: 2Ti, zone: z1, rack: r1 }, { name: b.lan, address: \"b.lan:7071\", weight: 1000 }] }";
+    assert!(whole.contains(changed), "{changed}");
+    whole.replacen(changed, to, 1)
+}
+
+#[test]
+fn the_other_nodes_of_a_cache_are_read() {
+    let peers = NodeConfig::parse("n.yaml", &file(&peers("", ""))).unwrap().peers.unwrap();
+    assert_eq!((peers.name.as_str(), peers.cache.as_str(), peers.listen.port()), ("a", "cache.example", 7071));
+    let [a, b] = &peers.nodes[..] else { panic!("{peers:?}") };
+    assert_eq!((a.weight.unwrap().bytes(), a.zone.as_ref().unwrap().as_str(), a.rack.as_ref().unwrap().as_str()), (2 << 40, "z1", "r1"));
+    assert_eq!((b.address.as_str(), b.weight.unwrap().bytes(), &b.zone, &b.rack), ("b.lan:7071", 1000, &None, &None));
+    let rows = [
+        ("name: a, listen", "name: c, listen", "peers.name (line 3): c is not in `peers.nodes`"),
+        ("name: a, listen", "name: A, listen", "peers.name (line 3): this is no name of a node"),
+        ("\"0.0.0.0:7071\"", "\"7071\"", "peers.listen (line 3): this is no address"),
+        ("cache.example", "\"*\"", "peers.cache (line 3): this is no DNS name"),
+        ("/etc/forebay/tls", "tls", "peers.certificates (line 3): `tls` is no absolute path"),
+        ("b.lan:7071", "b.lan", "peers.nodes[1].address (line 3): this is no address"),
+        ("b.lan:7071", "b.lan:0", "peers.nodes[1].address (line 3): this is no address"),
+        ("name: b.lan", "name: a", "peers.nodes[1].name (line 3): a is in the list twice"),
+        (", weight: 1000", "", "peers.nodes (line 3): some nodes have a weight and some have none"),
+        ("weight: 1000", "weight: 0", "peers.nodes[1].weight (line 3): 0 would stop everything"),
+        ("rack: r1", "rack: \"-\"", "peers.nodes[0].rack (line 3): this is no label"),
+        ("rack: r1", "row: r1", "peers.nodes[0].row (line 3): unknown field `row`"),
+    ];
+    for (changed, to, expected) in rows {
+        let problems = NodeConfig::parse("n.yaml", &file(&self::peers(changed, to))).unwrap_err().to_string();
+        assert!(problems.starts_with(&format!("n.yaml: {expected}")), "{problems}\nexpected {expected}");
+    }
+}
+
 #[test]
 fn every_wrong_field_is_named_with_its_line_and_a_cure() {
     let rows = [

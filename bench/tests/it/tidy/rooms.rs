@@ -127,6 +127,12 @@ pub(super) const RULES: &[Rule] = &[
         instead: "`peer` carries blocks and doesn't know where they come from or whose they are: let the node fill in `Blocks` and give ranks",
     },
     Rule {
+        rooms: &["cache-node/src/peer.rs"],
+        except: &[],
+        words: &["forebay_source", "forebay_store", "forebay_manifest", "crate::fill", "crate::fs", "crate::node"],
+        instead: "`peer` knows whose a block is and how to ask for it: what is done with it `fill` knows, what is given `node` fills in",
+    },
+    Rule {
         rooms: &["cache-node/src/fill", "cache-node/src/reader"],
         except: &[],
         words: &["crate::fs", "crate::fuse"],

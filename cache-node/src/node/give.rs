@@ -1,0 +1,102 @@
+//! What this node gives to the others of its cache: `forebay_peer::Blocks` over its data sets.
+//! Knows data sets by the names that other nodes use. Does not know connections or certificates: who gets here has proved itself.
+//! Invariant: nothing is given of a data set that this node doesn't serve.
+
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use forebay_manifest::Manifest;
+use forebay_peer::{BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, ManifestHead, ManifestRequest, ReadRequest, Refusal};
+use forebay_source::{Key, Version};
+use futures::StreamExt;
+use tokio::io::AsyncReadExt;
+
+use super::{Dataset, Node};
+use crate::fill::FileObject;
+use crate::rules::Placement;
+
+/// Of a manifest, read at once.
+const PIECE_BYTES: usize = 512 << 10;
+
+pub(super) struct Gives(pub(super) Weak<Node>);
+
+impl Gives {
+    fn node(&self) -> Result<Arc<Node>, Refusal> {
+        self.0.upgrade().ok_or(Refusal::Busy)
+    }
+
+    fn dataset(&self, id: &DatasetId) -> Result<(Arc<Node>, Arc<Dataset>), Refusal> {
+        let node = self.node()?;
+        let dataset = node.datasets.read().iter().find(|dataset| dataset.fs.name() == id.as_str()).cloned();
+        dataset.map(|dataset| (node, dataset)).ok_or(Refusal::UnknownDataset)
+    }
+
+    fn file(&self, block: &BlockRef) -> Result<(Arc<Node>, Arc<FileObject>), Refusal> {
+        let (node, dataset) = self.dataset(&block.dataset)?;
+        let file = dataset.fs.file_of_key(block.object, Key(block.key.clone()), Version(block.version.clone()));
+        file.map(|file| (node, file)).ok_or_else(|| Refusal::Malformed("no source of the data set has such an object".to_owned()))
+    }
+}
+
+#[async_trait]
+impl Blocks for Gives {
+    async fn read(&self, request: ReadRequest) -> Result<Given, Refusal> {
+        let (node, file) = self.file(&request.block)?;
+        if file.placement == Placement::Pass {
+            // By another spec than the caller's: what is never cached each node reads for itself.
+            return Err(Refusal::NotMine);
+        }
+        node.fill.give(file, request.block.index, request.extent, request.want, request.background).await
+    }
+
+    async fn store(&self, block: BlockRef, mut body: Body) -> Result<bool, Refusal> {
+        let (node, file) = self.file(&block)?;
+        let extent = node.block_size.extent(block.index, block.object.size);
+        let Some(extent) = extent.filter(|_| file.placement != Placement::Pass) else { return Ok(false) };
+        let mut bytes = Vec::with_capacity(usize::try_from(extent.len()).unwrap_or(0));
+        while let Some(piece) = body.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        Ok(bytes.len() as u64 == extent.len() && node.fill.take(&file, block.index, &bytes).await)
+    }
+
+    async fn manifest(&self, request: ManifestRequest) -> Result<Option<(ManifestHead, Body)>, Refusal> {
+        let (_, dataset) = self.dataset(&request.dataset)?;
+        let Some(manifest) = dataset.fs.manifest() else { return Ok(None) };
+        let summary = manifest.summary();
+        let number = (summary.term, summary.sequence);
+        if number <= request.than {
+            return Ok(None);
+        }
+        let (bytes, body) = open(&manifest).await.map_err(|error| Refusal::Internal(format!("read the list of files: {error}")))?;
+        Ok(Some((ManifestHead { term: number.0, sequence: number.1, bytes }, body)))
+    }
+
+    async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal> {
+        let (_, dataset) = self.dataset(&request.dataset)?;
+        let mut freed = Freed::default();
+        for path in request.paths {
+            let here = dataset.free(path).await.map_err(Refusal::Internal)?;
+            freed.files += here.files;
+            freed.bytes += here.bytes;
+        }
+        Ok(freed)
+    }
+}
+
+/// Length and bytes of a manifest's file, which stays readable when a newer one takes its place.
+async fn open(manifest: &Manifest) -> std::io::Result<(u64, Body)> {
+    let file = tokio::fs::File::open(manifest.file()).await?;
+    let bytes = file.metadata().await?.len();
+    let pieces = futures::stream::unfold(Some(file), |file| async move {
+        let mut file = file?;
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
+        match (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut piece).await {
+            Ok(0) => None,
+            Ok(_) => Some((Ok(Bytes::from(piece)), Some(file))),
+            Err(error) => Some((Err(Refusal::Internal(error.to_string())), None)),
+        }
+    });
+    Ok((bytes, pieces.boxed()))
+}

@@ -1,0 +1,147 @@
+//! The other nodes of the cache: whose a block is, and how to get it from them.
+//! Knows the list of nodes, the placement over it, and the connections. Does not know files, sources or the store.
+//! Invariant: the list is whole and names this node, at any time; one that doesn't is refused and the last one stays.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use forebay_daemon::identity::{Identity, IdentityError};
+use forebay_peer::{Introduction, PeerLimits, Peers, Security};
+use forebay_placement::{Peer, PeerIndex, Placement, PlacementError, Weight, within_zone};
+use forebay_wire::block::{BlockId, BlockSize};
+use forebay_wire::id::NodeName;
+use forebay_wire::node_config::{PeerNode, Peers as PeersConfig};
+use tracing::info;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PeerSetupError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    #[error("join the cache: {node} is not in its list of nodes")]
+    Unlisted { node: NodeName },
+    #[error("join the cache: `{cache}` is no DNS name; correct `peers.cache`")]
+    Name { cache: String },
+    #[error("listen on {at} for other nodes: {cause}; choose another address in `peers.listen`")]
+    Listen { at: String, cause: std::io::Error },
+}
+
+/// Whom to ask for a block before its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Nobody: it is this node's.
+    Own,
+    Others {
+        /// Best first, at least one.
+        ranks: Vec<NodeName>,
+        /// When they all fail, it is this node that reads the source for the others too.
+        is_next: bool,
+    },
+}
+
+/// This node among the others. Used behind an `Arc`.
+pub struct Neighbours {
+    own: NodeName,
+    introduction: Introduction,
+    security: Security,
+    peers: Arc<Peers>,
+    view: ArcSwap<View>,
+}
+
+/// One list of nodes, seen from here.
+struct View {
+    nodes: Vec<PeerNode>,
+    placement: Placement,
+    own: PeerIndex,
+}
+
+impl View {
+    fn new(nodes: &[PeerNode], own: &NodeName) -> Result<Self, PeerSetupError> {
+        let all: Vec<Peer> = nodes.iter().map(placed).collect();
+        let placement = match within_zone(&all, own) {
+            alone if alone.is_empty() => return Err(PeerSetupError::Unlisted { node: own.clone() }),
+            zone => Placement::new(zone)?,
+        };
+        let own = placement.find(own).ok_or_else(|| PeerSetupError::Unlisted { node: own.clone() })?;
+        Ok(Self { nodes: nodes.to_vec(), placement, own })
+    }
+
+    /// Name and address of the others that share blocks with this node.
+    fn others(&self) -> impl Iterator<Item = (NodeName, String)> {
+        let shares = |node: &&PeerNode| self.placement.find(&node.name).is_some_and(|index| index != self.own);
+        self.nodes.iter().filter(shares).map(|node| (node.name.clone(), node.address.clone()))
+    }
+}
+
+fn placed(node: &PeerNode) -> Peer {
+    let weight = node.weight.and_then(|bytes| Weight::new(bytes.bytes())).unwrap_or(Weight::ONE);
+    Peer { name: node.name.clone(), weight, zone: node.zone.clone(), rack: node.rack.clone() }
+}
+
+impl Neighbours {
+    /// Reads the certificates. Connects to nobody yet. Within a runtime.
+    pub fn new(config: &PeersConfig, block_size: BlockSize, limits: PeerLimits) -> Result<Arc<Self>, PeerSetupError> {
+        let identity = Identity::load(&config.certificates)?;
+        let security = Security::tls(identity, &config.cache).ok_or_else(|| PeerSetupError::Name { cache: config.cache.clone() })?;
+        let view = View::new(&config.nodes, &config.name)?;
+        let introduction = Introduction::new(config.name.clone(), block_size);
+        let peers = Peers::new(introduction.clone(), security.clone(), limits);
+        peers.set(view.others());
+        Ok(Arc::new(Self { own: config.name.clone(), introduction, security, peers, view: ArcSwap::from_pointee(view) }))
+    }
+
+    /// Goes by another list of nodes from now on. Flights end by the one they began with.
+    pub fn set(&self, nodes: &[PeerNode]) -> Result<(), PeerSetupError> {
+        if self.view.load().nodes == nodes {
+            return Ok(());
+        }
+        let view = View::new(nodes, &self.own)?;
+        info!(nodes = view.placement.peers().len(), "another list of nodes is in force");
+        self.peers.set(view.others());
+        self.view.store(Arc::new(view));
+        Ok(())
+    }
+
+    /// Whether this node reads the block from the source and keeps it for all.
+    pub fn owns(&self, block: BlockId) -> bool {
+        let view = self.view.load();
+        view.placement.ranks(block).owner() == view.own
+    }
+
+    /// Whether others may turn to this node for the block, when those before it fail.
+    pub fn is_ranked(&self, block: BlockId) -> bool {
+        let view = self.view.load();
+        view.placement.ranks(block).rank_of(view.own).is_some()
+    }
+
+    pub fn way(&self, block: BlockId) -> Way {
+        let view = self.view.load();
+        let ranks = view.placement.ranks(block);
+        let own = ranks.rank_of(view.own);
+        let before = &ranks.as_slice()[..own.unwrap_or(ranks.as_slice().len())];
+        if before.is_empty() {
+            return Way::Own;
+        }
+        Way::Others { ranks: before.iter().map(|peer| view.placement.peer(*peer).name.clone()).collect(), is_next: own.is_some() }
+    }
+
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+    pub fn introduction(&self) -> &Introduction {
+        &self.introduction
+    }
+    pub fn security(&self) -> &Security {
+        &self.security
+    }
+}
+
+/// Takes the port for other nodes; with port 0 a free one.
+pub fn listen(config: &PeersConfig) -> Result<TcpListener, PeerSetupError> {
+    let failed = |cause| PeerSetupError::Listen { at: config.listen.to_string(), cause };
+    let listener = TcpListener::bind(config.listen).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}

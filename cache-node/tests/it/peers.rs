@@ -1,0 +1,475 @@
+//! Several nodes, one cache: real nodes in one process with real sockets and certificates between them, over one source that counts.
+
+mod processes;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use forebay_node::control::PreloadState;
+use forebay_node::node::Node;
+use forebay_peer::{BlockRef, DatasetId, FreeRequest, ManifestRequest, PeerError, PeerLimits, ReadRequest, Refusal, Want};
+use forebay_wire::block::{BlockId, BlockIndex, Extent};
+use forebay_wire::dataset_spec::Eviction;
+use forebay_wire::id::NodeName;
+use forebay_wire::node_config::{NodeConfig, PeerNode, Peers};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::memory_source::{MemorySource, pattern};
+use crate::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
+use crate::semantics::{Rig, config, settle, spec};
+use crate::strict::Spoiling;
+use forebay_source::{Limits, RetryPolicy, SourceHandle};
+
+const CACHE: &str = "node.cache.example";
+const BLOCK: u64 = 64 << 10;
+
+/// What several nodes share: certificates and folders.
+struct Cache {
+    folder: TempDir,
+    list: Vec<PeerNode>,
+}
+
+impl Cache {
+    fn new(nodes: usize) -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let tls = folder.path().join("tls");
+        std::fs::create_dir(&tls).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![CACHE.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+        for (name, text) in [("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem()), ("ca.crt", authority.pem())] {
+            std::fs::write(tls.join(name), text).unwrap();
+        }
+        // All at once, so that no two are the same.
+        let free: Vec<_> = (0..nodes).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let list = free.iter().enumerate().map(|(number, listener)| PeerNode {
+            name: name(number),
+            address: listener.local_addr().unwrap().to_string(),
+            weight: None,
+            zone: None,
+            rack: None,
+        });
+        Self { list: list.collect(), folder }
+    }
+
+    fn config(&self, number: usize, capacity_bytes: u64) -> NodeConfig {
+        let peers = Peers {
+            name: name(number),
+            listen: self.list[number].address.parse::<SocketAddr>().unwrap(),
+            cache: CACHE.to_owned(),
+            certificates: self.folder.path().join("tls"),
+            nodes: self.list.clone(),
+        };
+        let folder = self.folder.path().join(format!("store-{number}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        NodeConfig { peers: Some(peers), ..config(&folder, capacity_bytes) }
+    }
+
+    /// Starts a node without a data set.
+    fn start(&self, number: usize, capacity_bytes: u64) -> Arc<Node> {
+        start(self.config(number, capacity_bytes))
+    }
+
+    fn serve(&self, number: usize, source: &Arc<MemorySource>, rest: &str) -> Rig {
+        let node = self.start(number, 1 << 30);
+        let dataset = node.add_with(spec(rest), Path::new("/nowhere"), vec![source.handle()]).unwrap();
+        Rig { node, dataset }
+    }
+
+    async fn serve_all(&self, source: &Arc<MemorySource>, rest: &str) -> Vec<Arc<Rig>> {
+        let rigs: Vec<_> = (0..self.list.len()).map(|number| Arc::new(self.serve(number, source, rest))).collect();
+        for rig in &rigs {
+            rig.listed().await;
+        }
+        rigs
+    }
+}
+
+/// Starts a patient node: on a busy machine silence means little.
+fn start(config: NodeConfig) -> Arc<Node> {
+    let seconds = Duration::from_secs;
+    let limits = PeerLimits { connect: seconds(20), silence: seconds(20), hedge_min: seconds(20), ..PeerLimits::default() };
+    Node::start_with(config, Eviction::Hold, tokio::runtime::Handle::current(), limits).unwrap()
+}
+
+async fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < limit, "{what} within 30 s");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn name(number: usize) -> NodeName {
+    NodeName::new(&format!("node-{number}")).unwrap()
+}
+
+/// Small files and files of several blocks, by path.
+fn fill(source: &MemorySource, count: usize) -> BTreeMap<String, usize> {
+    let files = (0..count).map(|number| (format!("d{}/f{number}", number % 5), [700, 9_000, 65_536, 200_001][number % 4] + number));
+    let files: BTreeMap<String, usize> = files.collect();
+    for (path, len) in &files {
+        source.put(path.as_bytes(), pattern(*len as u64, *len));
+    }
+    files
+}
+
+fn bytes_of(files: &BTreeMap<String, usize>) -> u64 {
+    files.values().map(|len| *len as u64).sum()
+}
+
+/// Reads every file on every node, all at once, each node in an order of its own, and compares every byte.
+async fn read_all(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>) {
+    let mut readers = Vec::new();
+    for (number, rig) in rigs.iter().enumerate() {
+        let mut files: Vec<(String, usize)> = files.clone().into_iter().collect();
+        let (rotation, turn) = (files.len() * number / rigs.len(), number % 2 == 1);
+        files.rotate_left(rotation);
+        if turn {
+            files.reverse();
+        }
+        for part in files.chunks(files.len().div_ceil(8)) {
+            let (rig, part) = (rig.clone(), part.to_vec());
+            readers.push(tokio::spawn(async move {
+                for (path, len) in part {
+                    let bytes = rig.read_path(&path).await.unwrap_or_else(|error| panic!("{path} on node {number}: {error:?}"));
+                    assert!(bytes == pattern(len as u64, len), "{path} on node {number} has other bytes");
+                }
+            }));
+        }
+    }
+    futures::future::try_join_all(readers).await.unwrap();
+}
+
+async fn settle_all(rigs: &[Arc<Rig>]) {
+    for rig in rigs {
+        settle(rig).await;
+    }
+}
+
+async fn stop_all(rigs: Vec<Arc<Rig>>) {
+    for rig in rigs {
+        rig.node.stop().await;
+    }
+}
+
+/// How many of the nodes have each block of the files.
+fn holders(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>) -> Vec<usize> {
+    let manifest = rigs[0].fs().manifest().unwrap();
+    let mut holders = Vec::new();
+    forebay_node::fs::for_each_below(&manifest, b"/", &mut |entry, size| {
+        let (file, _) = rigs[0].fs().file_of_entry(&manifest, entry).unwrap();
+        for index in 0..size.div_ceil(BLOCK) {
+            let has = |rig: &&Arc<Rig>| rig.node.store().contains(&file.object, BlockIndex(index as u32));
+            holders.push(rigs.iter().filter(has).count());
+        }
+    })
+    .unwrap();
+    assert_eq!(holders.len() as u64, files.values().map(|len| (*len as u64).div_ceil(BLOCK)).sum::<u64>());
+    holders
+}
+
+fn owner_of(rigs: &[Arc<Rig>], block: BlockId) -> usize {
+    rigs.iter().position(|rig| rig.node.fill().owns(block)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_13_four_nodes_that_read_everything_at_once_cost_the_source_its_bytes_once() {
+    let (source, cache) = (MemorySource::new(), Cache::new(4));
+    let files = fill(&source, 200);
+    let rigs = cache.serve_all(&source, "  rules: [{ path: /, localCopy: Never }]\n").await;
+    read_all(&rigs, &files).await;
+    assert_eq!(source.bytes.load(Relaxed), bytes_of(&files), "cold");
+    settle_all(&rigs).await;
+    assert!(holders(&rigs, &files).iter().all(|count| *count == 1), "together they hold one copy");
+    read_all(&rigs, &files).await;
+    assert_eq!(source.bytes.load(Relaxed), bytes_of(&files), "warm");
+    let owned: Vec<u64> = rigs.iter().map(|rig| rig.node.fill().metrics().bytes.get()).collect();
+    assert!(owned.iter().all(|bytes| *bytes > bytes_of(&files) / 8), "each has a share: {owned:?}");
+    assert_eq!(rigs.iter().map(|rig| rig.node.fill().metrics().turned.get()).sum::<u64>(), 0);
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_real_server_each_byte_is_sent_once() {
+    let (server, cache) = (S3Server::start("data").await, Cache::new(4));
+    let files: BTreeMap<String, usize> = (0..120).map(|number| (format!("d{}/f{number}", number % 5), 30_000 + 2_000 * number)).collect();
+    for (path, len) in &files {
+        server.put("data", path, &pattern(*len as u64, *len));
+    }
+    let text = format!(
+        "apiVersion: forebay.dev/v1alpha1\nkind: Dataset\nmetadata: {{ name: t, namespace: tests }}\nspec:\n  source: s3://data/\n  s3: {{ endpoint: \"{}\" }}\n  secretRef: {{ name: s3 }}\n",
+        server.endpoint()
+    );
+    let secrets = cache.folder.path().join("secrets/s3");
+    std::fs::create_dir_all(&secrets).unwrap();
+    std::fs::write(secrets.join("AWS_ACCESS_KEY_ID"), ACCESS_KEY).unwrap();
+    std::fs::write(secrets.join("AWS_SECRET_ACCESS_KEY"), SECRET_KEY).unwrap();
+    let mut rigs = Vec::new();
+    for number in 0..4 {
+        let config = NodeConfig { secrets: Some(cache.folder.path().join("secrets")), ..cache.config(number, 1 << 30) };
+        let node = start(config);
+        let spec = forebay_wire::dataset_spec::Dataset::parse("t.yaml", &text).unwrap();
+        let (adding, added) = (node.clone(), tokio::task::spawn_blocking);
+        let dataset = added(move || adding.add(spec, Path::new("/nowhere")).unwrap()).await.unwrap();
+        rigs.push(Arc::new(Rig { node, dataset }));
+    }
+    for rig in &rigs {
+        rig.listed().await;
+    }
+    read_all(&rigs, &files).await;
+    settle_all(&rigs).await;
+    let sum = |count: fn(&Node) -> u64| rigs.iter().map(|rig| count(&rig.node)).sum::<u64>();
+    let (taken, turned) = (sum(|node| node.fill().metrics().bytes.get()), sum(|node| node.fill().metrics().turned.get()));
+    let ratio = taken as f64 / bytes_of(&files) as f64;
+    assert!((1.0..=1.01).contains(&ratio), "{ratio}: {taken} bytes, {turned} blocks were not given by their owners");
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_13_a_node_lost_while_all_read_costs_no_error() {
+    let (source, cache) = (MemorySource::new(), Cache::new(4));
+    let files = fill(&source, 300);
+    let rigs = cache.serve_all(&source, "").await;
+    let reading = {
+        let (rigs, files) = (rigs[..3].to_vec(), files.clone());
+        tokio::spawn(async move { read_all(&rigs, &files).await })
+    };
+    // In the middle: it has given some and owes some.
+    let lost = rigs[3].clone();
+    wait_for("the node gives", || lost.node.shared().unwrap().1.bytes.get() > 200_000).await;
+    lost.node.stop().await;
+    reading.await.unwrap();
+    let before = source.bytes.load(Relaxed);
+    assert!(before <= bytes_of(&files) * 3 / 2, "{before} of {}: only what the lost node had was read again", bytes_of(&files));
+    // Who is next for its blocks has them now.
+    settle_all(&rigs[..3]).await;
+    read_all(&rigs[..3], &files).await;
+    assert_eq!(source.bytes.load(Relaxed), before);
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_others_away_a_node_reads_the_source_itself() {
+    let (source, cache) = (MemorySource::new(), Cache::new(4));
+    let files = fill(&source, 40);
+    let rig = Arc::new(cache.serve(0, &source, ""));
+    rig.listed().await;
+    read_all(std::slice::from_ref(&rig), &files).await;
+    assert_eq!(source.bytes.load(Relaxed), bytes_of(&files));
+    assert_eq!(rig.node.shared().unwrap().0.peers().bypassed().len(), 3);
+    rig.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_13_a_node_that_does_not_serve_the_data_set_gives_nothing_of_it() {
+    let (source, cache) = (MemorySource::new(), Cache::new(2));
+    let files = fill(&source, 40);
+    let (rig, other) = (Arc::new(cache.serve(0, &source, "")), cache.start(1, 1 << 30));
+    rig.listed().await;
+    read_all(std::slice::from_ref(&rig), &files).await;
+    assert!(other.shared().unwrap().1.refused_dataset.get() > 0);
+    assert_eq!((other.shared().unwrap().1.bytes.get(), source.bytes.load(Relaxed)), (0, bytes_of(&files)));
+    rig.node.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_13_what_others_give_is_kept_as_the_rule_says() {
+    // Copies of each block after one, two and three reads of everything by both nodes. What comes a second time because it is read ahead is kept, too.
+    let cases = [("Never", [1..=1, 1..=1, 1..=1]), ("Hot", [1..=2, 2..=2, 2..=2]), ("Always", [2..=2, 2..=2, 2..=2])];
+    for (rule, expected) in cases {
+        let (source, cache) = (MemorySource::new(), Cache::new(2));
+        let files = fill(&source, 60);
+        let rigs = cache.serve_all(&source, &format!("  rules: [{{ path: /, localCopy: {rule} }}]\n")).await;
+        for (round, copies) in expected.into_iter().enumerate() {
+            read_all(&rigs, &files).await;
+            settle_all(&rigs).await;
+            let holders = holders(&rigs, &files);
+            assert!(holders.iter().all(|count| copies.contains(count)), "{rule} after {} reads: {holders:?}", round + 1);
+            let one = holders.iter().filter(|count| **count == 1).count();
+            assert!(*copies.start() == 2 || one > holders.len() / 2, "{rule} after {} reads: {holders:?}", round + 1);
+        }
+        assert_eq!(source.bytes.load(Relaxed), bytes_of(&files), "{rule}");
+        let bypassed = rigs.iter().map(|rig| rig.node.shared().unwrap().0.peers().metrics().failures.get()).sum::<u64>();
+        assert_eq!(bypassed, 0);
+        stop_all(rigs).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_node_preloads_its_own_and_with_a_rule_all() {
+    for (rule, copies) in [("Hot", 1), ("Always", 3)] {
+        let (source, cache) = (MemorySource::new(), Cache::new(3));
+        let files = fill(&source, 150);
+        let rigs = cache.serve_all(&source, &format!("  rules: [{{ path: /, localCopy: {rule} }}]\n")).await;
+        let loads = rigs.iter().map(|rig| {
+            let preload = rig.dataset.preload.clone();
+            tokio::spawn(async move { preload.run(vec!["/".to_owned()], CancellationToken::new()).await.unwrap() })
+        });
+        let mut bytes_done = 0;
+        for progress in futures::future::try_join_all(loads).await.unwrap() {
+            assert_eq!((progress.state, progress.files_failed), (PreloadState::Done, 0));
+            assert_eq!((progress.files_done, progress.bytes_done), (progress.files_total, progress.bytes_total));
+            bytes_done += progress.bytes_done;
+        }
+        settle_all(&rigs).await;
+        assert_eq!(bytes_done, copies as u64 * bytes_of(&files), "{rule}");
+        assert_eq!(source.bytes.load(Relaxed), bytes_of(&files), "{rule}");
+        assert!(holders(&rigs, &files).iter().all(|count| *count == copies), "{rule}");
+        stop_all(rigs).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_changed_is_told_by_its_owner() {
+    let (source, cache) = (MemorySource::new(), Cache::new(2));
+    let files = fill(&source, 20);
+    let rigs = cache.serve_all(&source, "").await;
+    for path in files.keys() {
+        source.put(path.as_bytes(), pattern(9, 5_000));
+    }
+    for rig in &rigs {
+        for path in files.keys() {
+            // Found by the old list, it is stale; its next open has the new version.
+            let stale = rig.read_path(path).await;
+            assert!(stale.is_err() || stale == Ok(pattern(9, 5_000).to_vec()), "{path}");
+            assert_eq!(rig.read_path(path).await.unwrap(), pattern(9, 5_000), "{path}");
+        }
+    }
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_list_of_nodes_is_followed_while_running() {
+    let (source, mut cache) = (MemorySource::new(), Cache::new(3));
+    let files = fill(&source, 90);
+    let third = cache.list.pop().unwrap();
+    let rigs: Vec<_> = (0..2).map(|number| Arc::new(cache.serve(number, &source, ""))).collect();
+    for rig in &rigs {
+        rig.listed().await;
+    }
+    read_all(&rigs, &files).await;
+    settle_all(&rigs).await;
+    cache.list.push(third);
+    let third = Arc::new(cache.serve(2, &source, ""));
+    third.listed().await;
+    for rig in &rigs {
+        rig.node.set_peers(&cache.list).unwrap();
+    }
+    let rigs = [rigs, vec![third]].concat();
+    let before = source.bytes.load(Relaxed);
+    read_all(&rigs, &files).await;
+    let moved = source.bytes.load(Relaxed) - before;
+    assert!(moved > 0 && moved < bytes_of(&files) / 2, "a third of {} is the new node's: {moved}", bytes_of(&files));
+    // One without this node changes nothing.
+    let refused = rigs[2].node.set_peers(&cache.list[..2]).unwrap_err();
+    assert_eq!(refused.to_string(), "join the cache: node-2 is not in its list of nodes");
+    read_all(&rigs, &files).await;
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_random_read_of_anothers_block_brings_its_bytes_only() {
+    let (source, cache) = (MemorySource::new(), Cache::new(2));
+    let len = 1_000_000;
+    source.put(b"large", pattern(1, len));
+    let rigs = cache.serve_all(&source, "  rules: [{ path: /, localCopy: Never }]\n").await;
+    let found = rigs[0].find("large").await.unwrap();
+    let object = rigs[0].fs().file_of_entry(&rigs[0].fs().manifest().unwrap(), forebay_manifest::EntryIndex(0)).unwrap().0.object;
+    let others = (1..15).filter(|index| owner_of(&rigs, BlockId { object: object.id, index: BlockIndex(*index) }) == 1);
+    let others: Vec<u32> = others.collect();
+    // Not in sequence, and each block twice: the first is read by its owner directly, the second fills it there.
+    // Far enough apart not to be taken for a sequence.
+    for (index, inside) in others.iter().rev().map(|index| (index, 1_000)).chain(others.iter().rev().map(|index| (index, 45_000))) {
+        let offset = u64::from(*index) * BLOCK + inside;
+        assert_eq!(rigs[0].read(found.id, offset, 4096).await.unwrap(), pattern(1, len)[offset as usize..][..4096]);
+    }
+    settle_all(&rigs).await;
+    assert_eq!(rigs[0].node.fill().metrics().peer_bytes.get(), 2 * 4096 * others.len() as u64);
+    assert_eq!(rigs[0].node.fill().metrics().bytes.get(), 0, "the other one asks the source");
+    assert_eq!(source.bytes.load(Relaxed), (4096 + BLOCK) * others.len() as u64);
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proving_a_large_object_on_every_node_costs_the_source_its_bytes_once() {
+    let (memory, cache) = (MemorySource::new(), Cache::new(2));
+    let len = 5 * BLOCK as usize + 100;
+    memory.put(b"large", pattern(3, len));
+    let source = Spoiling::summed(memory);
+    let mut rigs = Vec::new();
+    for number in 0..2 {
+        let node = cache.start(number, 1 << 30);
+        let handle = SourceHandle::wrap(source.clone(), Limits::default(), RetryPolicy::default());
+        let spec = spec("  verify: Strict\n  rules: [{ path: /, localCopy: Never }]\n");
+        let dataset = node.add_with(spec, Path::new("/nowhere"), vec![handle]).unwrap();
+        rigs.push(Arc::new(Rig { node, dataset }));
+    }
+    let readers = rigs.iter().map(|rig| {
+        let rig = rig.clone();
+        tokio::spawn(async move {
+            rig.listed().await;
+            assert!(rig.read_path("large").await.unwrap() == pattern(3, len));
+        })
+    });
+    futures::future::try_join_all(readers).await.unwrap();
+    settle_all(&rigs).await;
+    assert_eq!(source.reads.load(Relaxed), 6, "each block once");
+    assert!(rigs.iter().all(|rig| rig.node.fill().metrics().verified.get() == 1));
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_blocks_and_frees_go_from_node_to_node() {
+    let (source, cache) = (MemorySource::new(), Cache::new(2));
+    let files = fill(&source, 40);
+    let rigs = cache.serve_all(&source, "").await;
+    let (peers, dataset) = (rigs[0].node.shared().unwrap().0.peers().clone(), DatasetId::new("tests/t").unwrap());
+    // The other's list of files, if it is newer than none; a file like any manifest.
+    let ask = |than| ManifestRequest { dataset: dataset.clone(), than };
+    let (head, answer) = peers.manifest(&name(1), &ask((0, 0))).await.unwrap().unwrap();
+    let copy = cache.folder.path().join("copy.manifest");
+    std::fs::write(&copy, answer.whole().await.unwrap()).unwrap();
+    let (copied, own) = (forebay_manifest::Manifest::open(&copy).unwrap(), rigs[1].fs().manifest().unwrap());
+    assert_eq!(copied.summary(), own.summary());
+    assert!(peers.manifest(&name(1), &ask((head.term, head.sequence))).await.unwrap().is_none());
+    // A block that is pushed is held, and the source isn't asked.
+    let own = rigs[0].fs().manifest().unwrap();
+    let mut first = None;
+    forebay_node::fs::for_each_below(&own, b"/", &mut |entry, _| first = first.or(Some(entry))).unwrap();
+    let (file, path) = rigs[0].fs().file_of_entry(&own, first.unwrap()).unwrap();
+    let path = String::from_utf8(path).unwrap();
+    let path = path.trim_start_matches('/').to_owned();
+    let block = BlockRef {
+        dataset: dataset.clone(),
+        object: file.object,
+        key: file.key.0.clone(),
+        version: file.version.0.clone(),
+        index: BlockIndex(0),
+    };
+    let bytes = pattern(files[&path] as u64, files[&path]).slice(..(BLOCK as usize).min(files[&path]));
+    assert!(peers.store(&name(1), &block, bytes.clone()).await.unwrap());
+    assert!(rigs[1].node.store().contains(&file.object, BlockIndex(0)));
+    let held =
+        ReadRequest { block: block.clone(), extent: Extent::new(0, bytes.len() as u64).unwrap(), want: Want::Held, background: false };
+    assert_eq!(peers.read(&name(1), &held).await.unwrap().whole().await.unwrap(), bytes);
+    assert_eq!(source.bytes.load(Relaxed), 0);
+    // A key that isn't the object's is no block of this data set.
+    let other = BlockRef { key: "other".into(), ..block };
+    let refused = peers.read(&name(1), &ReadRequest { block: other, ..held.clone() }).await.unwrap().whole().await.unwrap_err();
+    assert!(matches!(refused, PeerError::Refused { refusal: Refusal::Malformed(_), .. }), "{refused:?}");
+    let freed = peers.free(&name(1), &FreeRequest { dataset, paths: vec!["/".to_owned()] }).await.unwrap();
+    assert_eq!((freed.files, freed.bytes), (1, bytes.len() as u64));
+    let refused = peers.read(&name(1), &held).await.unwrap().whole().await.unwrap_err();
+    assert!(matches!(refused, PeerError::Refused { refusal: Refusal::NotHeld, .. }), "{refused:?}");
+    stop_all(rigs).await;
+}
