@@ -92,6 +92,10 @@ demo: ## real images from an S3 server on loopback through a mount, cold and war
 demo-stop: ## stop what `make demo` left running
 	bench/demo/run.sh stop
 
+.PHONY: cluster-demo
+cluster-demo: ## several nodes with one cache on this machine, a namespace each: what each reads from where, a node killed, one cut off
+	bench/cluster/run.sh
+
 NODES ?= 3
 IMAGES ?= forebay-node forebay-csi forebay-operator
 .PHONY: images

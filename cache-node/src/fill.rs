@@ -39,6 +39,8 @@ use lane::Lanes;
 /// Where the bytes of a data set's source come from, and how they are to be treated.
 pub struct Origin {
     pub handle: SourceHandle,
+    /// Part of each object's id, the same on all nodes: no two data sets and no two servers share blocks, even where key and version are alike.
+    pub identity: String,
     pub slot: DatasetSlot,
     /// What other nodes call the data set.
     pub dataset: DatasetId,

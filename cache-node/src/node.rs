@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use forebay_mounter::protocol::ProtocolError;
 use forebay_peer::{DatasetId, PeerLimits, Server, ServerLimits, ServerMetrics, server};
-use forebay_wire::dataset_spec::{self, Eviction, Sync, Verify};
+use forebay_wire::dataset_spec::{self, Eviction, Location, Sync, Verify};
 use forebay_wire::node_config::{NodeConfig, PeerNode};
 use forebay_wire::secret::SourceAccess;
 use forebay_wire::unit::Capacity as CapacitySpec;
@@ -237,14 +237,12 @@ impl Node {
         let strict = spec.verify == Verify::Strict;
         let dataset = DatasetId::new(&name).expect("two DNS labels and a `/`");
         let mounted = spec.sources.iter().zip(&sources);
-        let origins = mounted
-            .map(|(source, handle)| {
-                (
-                    source.path.as_str().as_bytes().to_vec(),
-                    Arc::new(Origin { handle: handle.clone(), slot, dataset: dataset.clone(), strict }),
-                )
-            })
-            .collect();
+        let origin = |(source, handle): (&dataset_spec::SourceSpec, &SourceHandle)| {
+            let identity = identity(&name, source, handle);
+            let origin = Origin { handle: handle.clone(), identity, slot, dataset: dataset.clone(), strict };
+            (source.path.as_str().as_bytes().to_vec(), Arc::new(origin))
+        };
+        let origins = mounted.map(origin).collect();
         let interval = match spec.sync {
             Sync::Interval(interval) => Some(interval),
             Sync::Never => None,
@@ -356,6 +354,18 @@ impl Node {
         let disk = self.config.tiers.iter().find(|tier| !memory::is_tmpfs(&tier.path));
         let tier = disk.or(self.config.tiers.first()).map_or_else(|| PathBuf::from("."), |tier| tier.path.clone());
         tier.join("datasets").join(spec.name.namespace()).join(spec.name.name())
+    }
+}
+
+/// What tells the objects of one source from all others that a node or a cache may hold.
+fn identity(dataset: &str, source: &dataset_spec::SourceSpec, handle: &SourceHandle) -> String {
+    let at = match &source.location {
+        Location::S3(s3) => s3.endpoint.as_deref(),
+        Location::File(_) => None,
+    };
+    match at {
+        Some(endpoint) => format!("{} at {endpoint} for {dataset}", handle.name()),
+        None => format!("{} for {dataset}", handle.name()),
     }
 }
 

@@ -123,9 +123,15 @@ impl Preload {
         let manifest = self.fs.manifest().ok_or(PreloadError::NoManifest)?;
         let paths = list::without_paths_below_others(paths.to_vec());
         let mut wanted = Wanted::default();
-        list::each_wanted(&manifest, &self.fs.rules(), &paths, &mut |entry, size| {
-            wanted.bytes += size;
-            wanted.held_bytes += self.fs.reader().held_bytes(&manifest.object(entry)?.object);
+        let (rules, share, store) = (self.fs.rules(), share(&self.fs), self.fs.reader().store());
+        list::each_wanted(&manifest, &rules, share, &paths, &mut |entry, bytes| {
+            let object = manifest.object(entry)?.object;
+            wanted.bytes += bytes;
+            wanted.held_bytes += match share.fill.is_alone() {
+                true => self.fs.reader().held_bytes(&object),
+                // Beside its own a node holds copies of others' blocks, which make up for none that lacks.
+                false => share.held_bytes(object, rules.resolve(&manifest.path(entry)?).local_copy, store),
+            };
             Ok(())
         })?;
         wanted.bytes = wanted.bytes.saturating_sub(self.progress.borrow().as_ref().map_or(0, |last| last.bytes_read_through));

@@ -161,7 +161,7 @@ impl Filesystem {
     fn with_origins(&self, manifest: Arc<Manifest>) -> Current {
         let find = |source: &forebay_manifest::MountedSource| {
             let same = |(mount, origin): &&(Vec<u8>, Arc<crate::fill::Origin>)| {
-                origin.handle.name() == source.name && mount.as_slice() == source.mount_path.as_bytes()
+                origin.identity == source.name && mount.as_slice() == source.mount_path.as_bytes()
             };
             self.parts.sources.iter().find(same).map(|(_, origin)| origin.clone())
         };
@@ -310,7 +310,7 @@ pub(super) fn removed_entry(file: &LooseFile) -> RemovedEntry {
     RemovedEntry {
         id: file.id,
         path: file.path.clone(),
-        source_name: file.origin.handle.name().to_owned(),
+        source_name: file.origin.identity.clone(),
         key: file.key.clone(),
         size: file.object.size,
         modified_seconds: file.modified_seconds,

@@ -97,7 +97,7 @@ impl Filesystem {
             Error::Io
         })?;
         let removed = removed.ok_or(Error::Stale { id })?;
-        let origin = self.parts.sources.iter().find(|(_, origin)| origin.handle.name() == removed.source_name);
+        let origin = self.parts.sources.iter().find(|(_, origin)| origin.identity == removed.source_name);
         let (_, origin) = origin.ok_or(Error::Stale { id })?;
         Ok(Place::Loose(Arc::new(LooseFile {
             id: removed.id,
@@ -155,7 +155,7 @@ impl Filesystem {
         let path = manifest.path(entry)?;
         let object = manifest.object(entry)?;
         let source = manifest.summary().sources.get(usize::from(object.source.0)).map(|source| source.name.as_str());
-        let origin = self.parts.sources.iter().find(|(_, origin)| Some(origin.handle.name()) == source);
+        let origin = self.parts.sources.iter().find(|(_, origin)| Some(origin.identity.as_str()) == source);
         let (_, origin) = origin.ok_or_else(|| FileOfEntryError::NoSource { path: path.escape_ascii().to_string() })?;
         let (placement, local_copy) = self.terms(&path, object.object.id);
         let origin = origin.clone();

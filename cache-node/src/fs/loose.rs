@@ -35,7 +35,7 @@ impl LooseFile {
 }
 
 pub(super) fn object_of(origin: &Origin, key: &Key, version: &Version, size: u64) -> ObjectRef {
-    ObjectRef { id: ObjectId::new(origin.handle.name(), &key.0, &version.0), size }
+    ObjectRef { id: ObjectId::new(&origin.identity, &key.0, &version.0), size }
 }
 
 /// Since the epoch, rounded down; negative before it.

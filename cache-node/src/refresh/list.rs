@@ -16,7 +16,7 @@ impl Refresh {
         let (term, sequence) = self.catalog.newest();
         let sources = self.fs.sources();
         let mounted = sources.iter().map(|(mount, origin)| MountedSource {
-            name: origin.handle.name().to_owned(),
+            name: origin.identity.clone(),
             mount_path: String::from_utf8_lossy(mount).into_owned(),
         });
         let created_seconds = crate::fs::seconds_of(std::time::SystemTime::now());

@@ -35,6 +35,7 @@ fn rig(strict: bool) -> Rig {
     let fill = Fill::new(store.clone(), block_size, limits, tokio::runtime::Handle::current());
     let origin = Arc::new(Origin {
         handle: source.handle(),
+        identity: "memory".to_owned(),
         slot: DatasetSlot::of("tests/fill"),
         dataset: DatasetId::new("tests/fill").unwrap(),
         strict,

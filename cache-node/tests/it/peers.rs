@@ -380,15 +380,20 @@ async fn another_list_of_nodes_is_followed_while_running() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_random_read_of_anothers_block_brings_its_bytes_only() {
     let (source, cache) = (MemorySource::new(), Cache::new(2));
-    let len = 1_000_000;
+    let len = 8_000_000;
     source.put(b"large", pattern(1, len));
     let rigs = cache.serve_all(&source, "  rules: [{ path: /, localCopy: Never }]\n").await;
     let found = rigs[0].find("large").await.unwrap();
     let object = rigs[0].fs().file_of_entry(&rigs[0].fs().manifest().unwrap(), forebay_manifest::EntryIndex(0)).unwrap().0.object;
-    let others = (1..15).filter(|index| owner_of(&rigs, BlockId { object: object.id, index: BlockIndex(*index) }) == 1);
-    let others: Vec<u32> = others.collect();
-    // Not in sequence, and each block twice: the first is read by its owner directly, the second fills it there.
-    // Far enough apart not to be taken for a sequence.
+    // Far enough apart not to be taken for a sequence, whichever blocks are whose.
+    let mut others: Vec<u32> = Vec::new();
+    for index in (1..120).filter(|index| owner_of(&rigs, BlockId { object: object.id, index: BlockIndex(*index) }) == 1) {
+        if others.last().is_none_or(|last| index >= last + 8) {
+            others.push(index);
+        }
+    }
+    assert!(others.len() > 4, "{others:?}");
+    // Each block twice: the first is read by its owner directly, the second fills it there.
     for (index, inside) in others.iter().rev().map(|index| (index, 1_000)).chain(others.iter().rev().map(|index| (index, 45_000))) {
         let offset = u64::from(*index) * BLOCK + inside;
         assert_eq!(rigs[0].read(found.id, offset, 4096).await.unwrap(), pattern(1, len)[offset as usize..][..4096]);

@@ -111,8 +111,8 @@ fn rig(case: Case) -> Rig {
     let fill = Fill::new(store.clone(), block_size, limits, tokio::runtime::Handle::current());
     let policy = RetryPolicy { attempts_max: 2, pause_max: Duration::from_millis(2), ..RetryPolicy::default() };
     let handle = SourceHandle::wrap(source.clone(), Limits::default(), policy);
-    let origin =
-        Arc::new(Origin { handle, slot: DatasetSlot::of("tests/strict"), dataset: DatasetId::new("tests/strict").unwrap(), strict });
+    let (identity, slot) = ("memory".to_owned(), DatasetSlot::of("tests/strict"));
+    let origin = Arc::new(Origin { handle, identity, slot, dataset: DatasetId::new("tests/strict").unwrap(), strict });
     let version = Version(format!("v{}", source.inner.put(b"a", pattern(9, LEN))).into());
     let placement = if keep { Placement::Keep(Admission { class: Class::Auto, expires_at_seconds: None }) } else { Placement::Pass };
     let object = ObjectRef { id: ObjectId::new("memory", b"a", &version.0), size: LEN as u64 };
