@@ -32,6 +32,8 @@ stop() {
         mountpoint -q "$(mount_of "$at")" && [ -e "/run/netns/$(space "$at")" ] && { inside "$at" "$node" unmount "$(mount_of "$at")" || true; }
         for pid in $(processes "$at"); do kill -9 "$pid"; done
         mountpoint -q "$(mount_of "$at")" && umount -l "$(mount_of "$at")"
+        # The kernel ends a namespace later than it says: its link goes first.
+        ip link del "fbdemo-v$at" 2>/dev/null || true
         ip netns del "$(space "$at")" 2>/dev/null || true
     done
     if [ -s "$home/server.pid" ]; then
@@ -170,6 +172,18 @@ epoch() {
     done
     for pid in "${pids[@]}"; do wait "$pid" || { cat "$home"/n*/epoch-"$1".log >"$home/step.log"; return 1; }; done
 }
+# So that the nodes are asked again, and not the pages of their mounts.
+drop_pages() {
+    local at
+    for at in "$@"; do python3 - "$(mount_of "$at")" <<'PYTHON'
+import os, sys
+for folder, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        with open(os.path.join(folder, name), "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+PYTHON
+    done
+}
 compare() { for at in "$@"; do quiet diff -r "$home/control" "$(mount_of "$at")"; done; }
 
 say "epoch 1, cold, by all $nodes at once"
@@ -186,10 +200,7 @@ compare $(all)
 victim=$nodes
 others=$(seq 1 $((nodes - 1)))
 say "kill -9 node n$victim while the others read"
-for at in $others; do python3 -c "import os,sys
-for folder, _, names in os.walk(sys.argv[1]):
-    for name in names:
-        with open(os.path.join(folder, name), 'rb') as file: os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)" "$(mount_of "$at")"; done
+drop_pages $others
 epoch 3 $others &
 reader=$!
 sleep 0.5
@@ -199,10 +210,12 @@ source_3=$(counter)
 say "bring n$victim back with its disk, read on all"
 umount -l "$(mount_of "$victim")" 2>/dev/null || true
 mount_node "$victim"
+drop_pages $(all)
 epoch 4 $(all)
 source_4=$(counter)
 say "cut n1 off from the other nodes, not from the source"
 for at in $(seq 2 "$nodes"); do ip -n "$(space 1)" route add blackhole "$net.$((at + 10))/32"; done
+drop_pages $(all)
 epoch 5 $(all)
 for at in $(seq 2 "$nodes"); do ip -n "$(space 1)" route del blackhole "$net.$((at + 10))/32"; done
 source_5=$(counter)

@@ -262,6 +262,22 @@ fn tidy_what_falls_short_is_explained() {
     fail_with(&complaints);
 }
 
+/// Each test that docs/tests.md names is there.
+#[test]
+fn tidy_tests_of_the_page_exist() {
+    let files = files();
+    let page = found(&files, "docs/tests.md");
+    let sources: Vec<&File> = files.iter().filter(|file| file.path.ends_with(".rs")).collect();
+    let is_test_name = |name: &&str| name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let rows = page.text.lines().filter(|line| line.starts_with("| "));
+    let names: BTreeSet<&str> = rows.flat_map(|row| row.split('`').skip(1).step_by(2)).filter(is_test_name).collect();
+    assert!(!names.is_empty());
+    let is_there = |name: &str| sources.iter().any(|file| file.text.contains(&format!("fn {name}(")));
+    let complaints: Vec<String> =
+        names.iter().filter(|name| !is_there(name)).map(|name| format!("docs/tests.md: there is no test `{name}`")).collect();
+    fail_with(&complaints);
+}
+
 /// Each `make` target that a page names is there, and so is each script that a target runs.
 #[test]
 fn tidy_commands_of_the_pages_exist() {

@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 use forebay_wire::node_config::Tier;
+use forebay_wire::unit::Percent;
 
 use super::*;
 
@@ -51,7 +52,8 @@ fn a_cache_folder_need_not_exist_yet() {
 #[tokio::test]
 async fn a_dataset_is_examined_as_a_mount_would() {
     let folder = tempfile::tempdir().unwrap();
-    let config = NodeConfig { tiers: vec![Tier { path: folder.path().join("cache"), ..Tier::default() }], ..NodeConfig::default() };
+    let tier = Tier { path: folder.path().join("cache"), keep_free: Percent::new(0).unwrap(), ..Tier::default() };
+    let config = NodeConfig { tiers: vec![tier], ..NodeConfig::default() };
     let examine = async |uri: String| {
         let text = format!("apiVersion: forebay.dev/v1alpha1\nkind: Dataset\nmetadata: {{ name: a }}\nspec:\n  source: {uri}\n");
         examine(Some(&Dataset::parse("d.yaml", &text).unwrap()), &config).await
