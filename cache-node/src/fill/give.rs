@@ -43,10 +43,9 @@ impl Fill {
             }
             // As a reader of this node does it: a first small read at random takes its bytes only.
             let is_part = extent.len() < whole.len() && whole.len() < file.object.size;
-            if is_part && extent.len() <= DIRECT_BYTES_MAX && !file.origin.strict && self.find(block).is_none() {
-                if !self.touches.touch(block) {
-                    return Ok(Given { is_filling: true, body: self.clone().direct(file, extent) });
-                }
+            let is_small = is_part && extent.len() <= DIRECT_BYTES_MAX;
+            if is_small && !file.origin.strict && self.find(block).is_none() && !self.touches.touch(block) {
+                return Ok(Given { is_filling: true, body: self.clone().direct(file, extent) });
             }
         }
         let giving = Giving { fill: self.clone(), file, index, whole, left: Some(extent), want, background, flight: None, memory: None };
