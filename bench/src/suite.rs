@@ -191,7 +191,14 @@ impl Suite {
             [one] => vec![("/".to_owned(), format!("{one}/"))],
             several => several.iter().map(|prefix| (format!("/{prefix}"), format!("{prefix}/"))).collect(),
         };
-        Setup { name: name.to_owned(), sources, serving: Serving::Auto, capacity_bytes: None }
+        Setup {
+            name: name.to_owned(),
+            sources,
+            serving: Serving::Auto,
+            capacity_bytes: None,
+            dataset_lines: String::new(),
+            node_lines: String::new(),
+        }
     }
 
     /// Not mounted yet. Setups of one name share a cache over the rows of a run.

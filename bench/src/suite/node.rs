@@ -39,6 +39,9 @@ pub(crate) struct Setup {
     pub(crate) serving: Serving,
     /// Most bytes of the cache; `None`: as much as the disk allows.
     pub(crate) capacity_bytes: Option<u64>,
+    /// More of the Dataset's spec and of the node's file, as they stand there.
+    pub(crate) dataset_lines: String,
+    pub(crate) node_lines: String,
 }
 
 /// One mount, its cache and its files, all below one folder of its own.
@@ -55,7 +58,7 @@ pub(crate) struct Node {
 impl Node {
     /// Writes the files; nothing runs yet.
     pub(crate) fn new(binary: &Path, folder: &Path, endpoint: &str, bucket: &str, setup: &Setup) -> Result<Self> {
-        let Setup { name, sources, serving, capacity_bytes } = setup;
+        let Setup { name, sources, serving, capacity_bytes, dataset_lines, node_lines } = setup;
         let node = Self { binary: binary.to_path_buf(), folder: folder.to_path_buf(), mounted: false, aside: 0, group: None };
         for part in ["cache", "run", "mount"] {
             let path = folder.join(part);
@@ -66,13 +69,13 @@ impl Node {
             format!("    - {{ path: {path}, uri: \"s3://{bucket}/{prefix}\", s3: {s3} }}\n")
         });
         let dataset = format!(
-            "apiVersion: forebay.dev/v1alpha1\nkind: Dataset\nmetadata: {{ name: {name} }}\nspec:\n  sources:\n{}",
+            "apiVersion: forebay.dev/v1alpha1\nkind: Dataset\nmetadata: {{ name: {name} }}\nspec:\n  sources:\n{}{dataset_lines}",
             sources.collect::<String>()
         );
         fs::write(node.dataset_file(), dataset)?;
         let capacity = capacity_bytes.map(|bytes| format!(", capacity: \"{bytes}\"")).unwrap_or_default();
         let config = format!(
-            "apiVersion: forebay.dev/v1alpha1\nkind: NodeConfig\ntiers:\n  - {{ path: \"{}\"{capacity}, keepFreePercent: 2 }}\nserving: {serving:?}\n",
+            "apiVersion: forebay.dev/v1alpha1\nkind: NodeConfig\ntiers:\n  - {{ path: \"{}\"{capacity}, keepFreePercent: 2 }}\nserving: {serving:?}\n{node_lines}",
             node.folder.join("cache").display()
         );
         fs::write(node.config_file(), config)?;

@@ -3,6 +3,7 @@
 mod cold;
 mod generated;
 mod limits;
+mod peers;
 mod warm;
 
 use anyhow::{Result, ensure};
@@ -49,7 +50,7 @@ impl Group {
 }
 
 /// `make bench ROWS="steady walk"` chooses by the beginnings of rows' names.
-pub(super) const ALL: [Group; 18] = [
+pub(super) const ALL: [Group; 21] = [
     Group { name: "cold-epoch", rows: &["cold-epoch", "cold-epoch-cpu"], data: &[Data::Small], measure: cold::epoch },
     Group { name: "cold-first-byte", rows: &["cold-first-byte"], data: &[Data::Small], measure: cold::first_byte },
     Group {
@@ -127,6 +128,14 @@ pub(super) const ALL: [Group; 18] = [
         rows: &["restart-1m-kept", "restart-1m-first-hit", "restart-1m-index"],
         data: &[],
         measure: generated::restart,
+    },
+    Group { name: "peers-source-bytes", rows: &["peers-source-bytes"], data: &[Data::Small], measure: peers::source_bytes },
+    Group { name: "peers-small", rows: &["peers-small", "peers-small-cpu"], data: &[Data::Small], measure: peers::small },
+    Group {
+        name: "peers-random",
+        rows: &["peers-random-128k-threads-1", "peers-random-128k-threads-8"],
+        data: &[Data::Large],
+        measure: peers::random,
     },
     Group { name: "memory-10m", rows: &["memory-10m", "memory-10m-group"], data: &[], measure: generated::memory },
 ];

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::super::group::Group;
-use super::super::node::{Node, Serving, Setup};
+use super::super::node::{Node, Setup};
 use super::super::server::Server;
 use super::super::{Figures, Suite};
 use crate::measure::{self, Memory};
@@ -151,7 +151,7 @@ pub(super) fn memory(suite: &mut Suite) -> Result<()> {
     let folder = scratch(suite, "generated")?;
     let server = generated_server(suite, Layout::Even, 0)?;
     let sources = vec![("/".to_owned(), String::new())];
-    let setup = Setup { name: "generated".to_owned(), sources, serving: Serving::Auto, capacity_bytes: None };
+    let setup = Setup { name: "generated".to_owned(), sources, ..suite.setup("generated", &[]) };
     let group = Arc::new(Group::new(MEMORY_LIMIT_BYTES)?);
     let mut node = Node::new(&suite.options.node_binary, &folder, &server.endpoint, "generated", &setup)?.inside(group.clone());
     let begin = Instant::now();

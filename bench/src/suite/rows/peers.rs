@@ -1,0 +1,152 @@
+//! Several nodes with one cache, all on this machine: what they ask the source for, and what a read from another node costs.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use super::super::node::{Node, Setup};
+use super::super::side::pass;
+use super::super::{Figures, Suite};
+use crate::compare::{Comparison, compare};
+use crate::report::Goal;
+use crate::workload::{self, Order, Workload, files_below};
+use crate::{measure, serve};
+
+/// In the certificates of all nodes.
+const NAME: &str = "cache.bench.example";
+/// Readers of each node of the cold epoch.
+const READERS: usize = 2;
+const FILES_8: Workload = Workload::Files { threads: 8, order: Order::Shuffled };
+
+/// What the nodes of one cache share.
+struct Cache {
+    certificates: PathBuf,
+    addresses: Vec<String>,
+    /// How much of the cache each node holds, beside the others.
+    weights: Vec<&'static str>,
+}
+
+impl Cache {
+    fn new(suite: &Suite, weights: Vec<&'static str>) -> Result<Self> {
+        let certificates = suite.options.folder.join("nodes").join("certificates");
+        std::fs::create_dir_all(&certificates)?;
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(vec![NAME.to_owned()])?.signed_by(&key, &authority)?;
+        for (name, text) in [("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem()), ("ca.crt", authority.pem())] {
+            std::fs::write(certificates.join(name), text)?;
+        }
+        // All at once, so that no two are the same.
+        let free = weights.iter().map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
+        let addresses = free.iter().map(|listener| Ok(listener.local_addr()?.to_string())).collect::<Result<_>>()?;
+        Ok(Self { certificates, addresses, weights })
+    }
+
+    /// The same data set on the node of this number; not mounted yet.
+    fn node(&self, suite: &Suite, number: usize, setup: &Setup) -> Result<Node> {
+        let nodes = self.addresses.iter().zip(&self.weights).enumerate();
+        let nodes: Vec<String> =
+            nodes.map(|(other, (address, weight))| format!("{{ name: n{other}, address: \"{address}\", weight: {weight} }}")).collect();
+        let peers = format!(
+            "peers: {{ name: n{number}, listen: \"{}\", cache: {NAME}, certificates: \"{}\", nodes: [{}] }}\n",
+            self.addresses[number],
+            self.certificates.display(),
+            nodes.join(", ")
+        );
+        let below = suite.options.folder.join("nodes").join(format!("{}-{number}", setup.name));
+        Node::new(
+            &suite.options.node_binary,
+            &below,
+            suite.endpoint()?,
+            super::super::BUCKET,
+            &Setup { node_lines: peers, ..setup.clone() },
+        )
+    }
+}
+
+/// Four nodes read everything at once, each in an order of its own, and nothing of it is cached.
+pub(super) fn source_bytes(suite: &mut Suite) -> Result<()> {
+    let cache = Cache::new(suite, vec!["1Gi"; 4])?;
+    let setup = Setup { name: "peers".to_owned(), ..suite.setup("peers", &["small"]) };
+    let mut nodes = (0..4).map(|number| cache.node(suite, number, &setup)).collect::<Result<Vec<_>>>()?;
+    for node in &mut nodes {
+        node.remount_empty()?;
+    }
+    let listed = nodes.iter().map(|node| files_below(&node.mount_point())).collect::<Result<Vec<_>>>()?;
+    let bytes: u64 = listed[0].iter().map(|(_, size)| size).sum();
+    let workload = Workload::Files { threads: READERS, order: Order::Shuffled };
+    let before = serve::counted(suite.endpoint()?)?;
+    let read = |(number, (node, files)): (usize, (&Node, &Vec<(PathBuf, u64)>))| {
+        let (folder, files, workload) = (node.mount_point(), files.clone(), &workload);
+        move || workload::run(workload, &folder, &files, number as u64)
+    };
+    let passes = std::thread::scope(|scope| {
+        let running: Vec<_> = nodes.iter().zip(&listed).enumerate().map(|one| scope.spawn(read(one))).collect();
+        running.into_iter().map(|one| one.join().map_err(|_| anyhow::anyhow!("a reader panicked"))?).collect::<Result<Vec<_>>>()
+    })?;
+    let fetched = (serve::counted(suite.endpoint()?)?.body_bytes - before.body_bytes) as f64;
+    let ratio = fetched / bytes as f64;
+    let figures = Figures { control: bytes as f64, forebay: fetched, ratio, spread: 0.0, samples: vec![ratio] };
+    let slowest = passes.iter().map(workload::Pass::units_per_second).fold(f64::INFINITY, f64::min);
+    let note = format!("4 nodes at once, cold, {READERS} readers each, {slowest:.0} files/s on the slowest; the control is the data set");
+    suite.push("peers-source-bytes", "bytes", Goal::AtMost(1.01), figures, nodes[0].memory(), note);
+    nodes.iter_mut().try_for_each(Node::unmount)
+}
+
+/// All is on the second node; the first one reads it there and keeps nothing.
+fn from_the_other(suite: &Suite, prefix: &str, workload: &Workload) -> Result<(Comparison, measure::Memory)> {
+    let cache = Cache::new(suite, vec!["1Mi", "1Ti"])?;
+    let mut setup = suite.setup(&format!("peers-{prefix}"), &[prefix]);
+    setup.dataset_lines = "  rules: [{ path: /, localCopy: Never }]\n".to_owned();
+    let (mut reader, mut owner) = (cache.node(suite, 0, &setup)?, cache.node(suite, 1, &setup)?);
+    owner.mount()?;
+    reader.mount()?;
+    let (owned, read) = (files_below(&owner.mount_point())?, files_below(&reader.mount_point())?);
+    workload::run(&FILES_8, &owner.mount_point(), &owned, 0)?;
+    let compared = compare(
+        suite.scale.pairs,
+        |epoch| {
+            workload::drop_pages(&owned)?;
+            pass(workload, &owner.mount_point(), &owned, epoch, &owner.pids())
+        },
+        |epoch| {
+            workload::drop_pages(&read)?;
+            pass(workload, &reader.mount_point(), &read, epoch, &[reader.pids(), owner.pids()].concat())
+        },
+    )?;
+    let memory = reader.memory();
+    reader.unmount()?;
+    owner.unmount()?;
+    Ok((compared, memory))
+}
+
+pub(super) fn small(suite: &mut Suite) -> Result<()> {
+    let (compared, memory) = from_the_other(suite, "small", &FILES_8)?;
+    suite.row(
+        "peers-small",
+        "files/s",
+        Goal::Reported,
+        &compared,
+        memory,
+        "from another node's store; the control reads its own".to_owned(),
+    );
+    let note = "client and both daemons, over TLS".to_owned();
+    suite.push("peers-small-cpu", "us/file", Goal::AtMost(2.0), Figures::cpu_of(&compared), memory, note);
+    Ok(())
+}
+
+pub(super) fn random(suite: &mut Suite) -> Result<()> {
+    for threads in [1, 8] {
+        let workload = Workload::Random { block: 128 << 10, threads, reads: suite.scale.random_reads / 20 };
+        let (compared, memory) = from_the_other(suite, "large", &workload)?;
+        let Comparison { p50_us, p99_us, control_p50_us, control_p99_us, .. } = compared;
+        let note =
+            format!("p50 {p50_us:.0} us (own store {control_p50_us:.0}), p99 {p99_us:.0} us (own store {control_p99_us:.0}), over TLS");
+        suite.row(&format!("peers-random-128k-threads-{threads}"), "reads/s", Goal::Reported, &compared, memory, note);
+    }
+    Ok(())
+}
