@@ -18,7 +18,7 @@ use std::sync::Arc;
 use forebay_daemon::identity::{Identity, IdentityError};
 use forebay_daemon::logging::LogHandle;
 use forebay_daemon::run::Parts;
-use forebay_daemon::shutdown::Trigger;
+use forebay_daemon::shutdown::{Shutdown, Trigger};
 use forebay_wire::control_service::SyncRequest;
 use forebay_wire::dataset_spec::Eviction;
 use forebay_wire::node_config::NodeConfig;
@@ -26,6 +26,7 @@ use forebay_wire::secret::SourceAccess;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::fill::chain;
@@ -90,13 +91,20 @@ struct Cluster {
 
 #[derive(Default)]
 struct State {
-    /// Empty before the first desired state.
-    generation: String,
+    /// What was wanted last, whatever became of it; `None` before the first desired state.
+    wanted: Option<SyncRequest>,
     /// By UID.
     served: BTreeMap<String, Served>,
     /// By UID, also of data sets that are served by an earlier spec.
     refused: BTreeMap<String, Refused>,
     start_again: bool,
+}
+
+impl State {
+    /// Of what was wanted last; empty before.
+    fn generation(&self) -> &str {
+        self.wanted.as_ref().map_or("", |wanted| &wanted.generation)
+    }
 }
 
 #[derive(Clone)]
@@ -124,8 +132,9 @@ pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> 
     metrics::register(&mut registry, &node);
     parts.answer_metrics(Arc::new(registry));
     let file = DesiredFile::below(&run);
+    let (mounts, ends) = Mounts::new(node.clone());
     let cluster = Arc::new(Cluster {
-        mounts: Mounts::new(node.clone()),
+        mounts,
         node,
         name,
         turn: tokio::sync::Mutex::default(),
@@ -137,6 +146,7 @@ pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> 
         info!(generation = last.generation, "serving what was wanted last");
         cluster.follow(last).await;
     }
+    tokio::spawn(cluster.clone().let_go_when_unmounted(ends, parts.shutdown.clone()));
     let socket = run.join("node.sock");
     let volumes = control::listen(&socket).map_err(|cause| ClusterError::Listen { at: socket.display().to_string(), cause })?;
     parts.health.set_ready();
@@ -158,8 +168,32 @@ pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> 
 impl Cluster {
     /// Makes what is served what `request` wants, data set by data set.
     async fn follow(self: &Arc<Self>, request: SyncRequest) {
-        let Some(desired) = &request.desired else { return };
         let _turn = self.turn.lock().await;
+        self.follow_in_turn(request).await;
+    }
+
+    /// A data set that left may have been waited for twice: its cache by a finalizer, its name by one that was made again. So what is wanted is
+    /// followed once more when a mount ends, without anybody saying it again.
+    async fn let_go_when_unmounted(self: Arc<Self>, ends: Arc<Notify>, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = shutdown.wait() => return,
+                () = ends.notified() => {}
+            }
+            let _turn = self.turn.lock().await;
+            let again = {
+                let state = self.state.lock();
+                let left = state.served.iter().any(|(uid, served)| served.is_leaving && !self.mounts.is_mounted(uid));
+                state.wanted.clone().filter(|_| left)
+            };
+            if let Some(wanted) = again {
+                self.follow_in_turn(wanted).await;
+            }
+        }
+    }
+
+    async fn follow_in_turn(&self, request: SyncRequest) {
+        let Some(desired) = &request.desired else { return };
         let mut refused = BTreeMap::new();
         let mut wanted = BTreeMap::new();
         for row in wanted::parse(desired) {
@@ -168,6 +202,7 @@ impl Cluster {
                 Err(row) => drop(refused.insert(row.uid.clone(), row)),
             }
         }
+        self.node.set_eviction(Eviction::shared(wanted.values().map(|wanted| wanted.spec.eviction)));
         let known: Vec<String> = desired.datasets.iter().map(|dataset| dataset.uid.clone()).collect();
         // Names first: a data set that was made again under its name needs the place of the old one.
         self.let_go(&known).await;
@@ -179,7 +214,7 @@ impl Cluster {
         }
         let mut state = self.state.lock();
         state.refused = refused;
-        state.generation.clone_from(&request.generation);
+        state.wanted = Some(request.clone());
         drop(state);
         // After it took effect: a state that stops the process isn't what it starts with.
         if let Err(error) = self.file.write(&request) {

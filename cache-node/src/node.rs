@@ -120,7 +120,7 @@ fn now_seconds() -> u32 {
 }
 
 impl Node {
-    /// Opens the store's folders and starts what keeps them. `eviction` is the data set's, or the policy's. Blocks on the disk.
+    /// Opens the store's folders and starts what keeps them. `eviction` holds until `set_eviction`. Blocks on the disk.
     pub fn start(config: NodeConfig, eviction: Eviction, runtime: Handle) -> Result<Arc<Self>, NodeError> {
         Self::start_with(config, eviction, runtime, PeerLimits::default())
     }
@@ -186,6 +186,11 @@ impl Node {
     /// Goes by another list of nodes from now on; a list without this node changes nothing. Nothing to do in a cache of one node.
     pub fn set_peers(&self, nodes: &[PeerNode]) -> Result<(), PeerSetupError> {
         self.shared.as_ref().map_or(Ok(()), |(neighbours, _)| neighbours.set(nodes))
+    }
+
+    /// Lets the cache of all data sets go by `eviction` from now on.
+    pub fn set_eviction(&self, eviction: Eviction) {
+        self.store.set_eviction(kind(eviction));
     }
 
     /// How the log's directives are changed.
@@ -382,6 +387,14 @@ async fn maintain(store: Arc<Store>, stop: CancellationToken) {
     }
 }
 
+fn kind(eviction: Eviction) -> EvictionKind {
+    match eviction {
+        Eviction::Hold => EvictionKind::Hold,
+        Eviction::Lru => EvictionKind::Lru,
+        Eviction::S3Fifo => EvictionKind::S3Fifo,
+    }
+}
+
 fn store_config(config: &NodeConfig, block_size: BlockSize, eviction: Eviction) -> StoreConfig {
     let tier = |tier: &forebay_wire::node_config::Tier| TierConfig {
         kind: if memory::is_tmpfs(&tier.path) { TierKind::Memory } else { TierKind::Disk },
@@ -396,11 +409,7 @@ fn store_config(config: &NodeConfig, block_size: BlockSize, eviction: Eviction) 
         tiers: config.tiers.iter().map(tier).collect(),
         block_size,
         passthrough_min_bytes: config.passthrough_min.bytes(),
-        eviction: match eviction {
-            Eviction::Hold => EvictionKind::Hold,
-            Eviction::Lru => EvictionKind::Lru,
-            Eviction::S3Fifo => EvictionKind::S3Fifo,
-        },
+        eviction: kind(eviction),
         open_files_max: OPEN_FILES_MAX,
         probe_interval: PROBE_INTERVAL,
         // What the mount's page cache holds is not paid for twice.

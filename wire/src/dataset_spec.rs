@@ -114,6 +114,16 @@ pub enum Eviction {
     S3Fifo,
 }
 
+impl Eviction {
+    /// The strategy of one cache that several data sets share, from what each of them says: theirs if they agree, else `Hold`. So nobody's bytes are
+    /// thrown out for a wish that he doesn't share.
+    pub fn shared(wishes: impl IntoIterator<Item = Self>) -> Self {
+        let mut wishes = wishes.into_iter();
+        let first = wishes.next().unwrap_or_default();
+        if wishes.all(|wish| wish == first) { first } else { Self::Hold }
+    }
+}
+
 /// When files are loaded ahead of use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum PreloadWhen {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::fill::chain;
@@ -17,6 +18,8 @@ pub(super) struct Mounts {
     node: Arc<Node>,
     /// Guards which sessions there are; an entry appears before its session is adopted, so that two don't adopt at once.
     sessions: Arc<Mutex<HashMap<String, Arc<Session>>>>,
+    /// Told after each session that ended.
+    ends: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -26,8 +29,10 @@ struct Session {
 }
 
 impl Mounts {
-    pub(super) fn new(node: Arc<Node>) -> Self {
-        Self { node, sessions: Arc::default() }
+    /// None yet, and what is notified when one has ended.
+    pub(super) fn new(node: Arc<Node>) -> (Self, Arc<Notify>) {
+        let ends = Arc::new(Notify::new());
+        (Self { node, sessions: Arc::default(), ends: ends.clone() }, ends)
     }
 
     pub(super) fn is_mounted(&self, uid: &str) -> bool {
@@ -62,13 +67,15 @@ impl Mounts {
         let (handover, adopted) = tokio::task::spawn_blocking(adopt).await.map_err(|_| NodeError::Stopping)??;
         let mut running = self.node.serve(dataset, &handover, adopted).await?;
         info!(dataset = dataset.fs.name(), uid, "answering a mount");
-        let (sessions, session, uid, name) = (self.sessions.clone(), session.clone(), uid.to_owned(), dataset.fs.name().to_owned());
+        let (sessions, session, ends) = (self.sessions.clone(), session.clone(), self.ends.clone());
+        let (uid, name) = (uid.to_owned(), dataset.fs.name().to_owned());
         tokio::spawn(async move {
             match running.ended().await {
                 Ok(()) => info!(dataset = name, uid, "the mount is gone"),
                 Err(error) => warn!(dataset = name, uid, error = %chain(&error), "a mount is not answered any more"),
             }
             forget(&sessions, &uid, &session);
+            ends.notify_one();
         });
         Ok(())
     }

@@ -44,7 +44,7 @@ struct Service(Arc<Cluster>);
 impl Control for Service {
     async fn sync(&self, request: Request<wire::SyncRequest>) -> Result<Response<wire::SyncReply>, Status> {
         let request = request.into_inner();
-        let is_new = self.0.state.lock().generation != request.generation;
+        let is_new = self.0.state.lock().generation() != request.generation;
         if is_new && request.desired.is_some() {
             // Goes on when the caller leaves: half of a state is nobody's wish.
             let cluster = self.0.clone();
@@ -88,7 +88,7 @@ impl Cluster {
             observed.problem_kind = refused.kind.into();
         }
         wire::SyncReply {
-            generation: state.generation.clone(),
+            generation: state.generation().to_owned(),
             node: self.name.clone(),
             datasets,
             tiers: status.tiers.into_iter().map(Into::into).collect(),

@@ -122,6 +122,8 @@ impl Dataset {
         let mut rest = spec.clone();
         rest.rules.clone_from(&current.rules);
         rest.preload.clone_from(&current.preload);
+        // The store's, of which there is one for all data sets: `Node::set_eviction`.
+        rest.eviction = current.eviction;
         rest.notes.clone_from(&current.notes);
         for (source, now) in rest.sources.iter_mut().zip(&current.sources) {
             source.secret.clone_from(&now.secret);

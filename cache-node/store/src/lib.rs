@@ -41,6 +41,7 @@ pub use types::*;
 
 use complete::Checked;
 use disk::Disk;
+use evict::EvictionKind;
 use forebay_wire::block::{BlockIndex, Extent, ObjectId, ObjectRef};
 use index::{Entry, Index, Place};
 use objects::{Objects, Turns};
@@ -77,6 +78,8 @@ pub struct Store {
     impostors: RwLock<HashSet<ObjectId>>,
     has_impostors: AtomicBool,
     config: StoreConfig,
+    /// What the tiers' policies are of: guards that one caller replaces them.
+    eviction: Mutex<EvictionKind>,
     /// Tells this boot of the machine from others: what was checked in another boot is checked again.
     boot: u64,
     counters: Counters,
@@ -131,6 +134,7 @@ impl Store {
             rewriting: Mutex::new(()),
             impostors: RwLock::default(),
             has_impostors: AtomicBool::new(false),
+            eviction: Mutex::new(config.eviction),
             config,
             boot: boot(),
             counters,
@@ -258,8 +262,8 @@ impl Store {
     }
 
     fn touch(&self, entry: &Entry) {
-        let policy = &self.tiers[usize::from(Place::from(entry.location).tier())].policy;
-        if let Some(recency) = policy.touched(entry.recency) {
+        let tier = &self.tiers[usize::from(Place::from(entry.location).tier())];
+        if let Some(recency) = tier.policy.load().touched(entry.recency) {
             self.index.set_recency(entry.hash, entry.location, recency);
         }
     }

@@ -126,7 +126,7 @@ impl Store {
     /// Begins a list. Walks the index once where the policy goes by hash.
     pub fn forecast(&self) -> Forecast<'_> {
         let mut tiers: Vec<Tally> = self.tiers.iter().map(|tier| Tally::new(tier)).collect();
-        let by_hash: Vec<bool> = self.tiers.iter().map(|tier| matches!(tier.policy.reach(), Reach::Highest { .. })).collect();
+        let by_hash: Vec<bool> = self.tiers.iter().map(|tier| matches!(tier.policy.load().reach(), Reach::Highest { .. })).collect();
         // Other policies let newcomers in: then nobody outside the list stays for sure.
         self.index.for_each(|entry| {
             let tier = usize::from(Place::from(entry.location).tier());

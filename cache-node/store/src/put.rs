@@ -98,7 +98,7 @@ impl Store {
     fn entry(&self, tier: &Tier, object: &ObjectRef, place: Place, admission: Admission) -> Entry {
         let hash = hash_of(object.id);
         let is_pinned = admission.class == Class::Pin;
-        Entry { hash: kept(hash), location: place.into(), recency: tier.policy.entered(hash), is_pinned }
+        Entry { hash: kept(hash), location: place.into(), recency: tier.policy.load().entered(hash), is_pinned }
     }
 
     fn write_failed(&self, tier: &Tier, op: &'static str, error: &std::io::Error) -> Refusal {

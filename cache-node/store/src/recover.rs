@@ -23,7 +23,7 @@ pub(super) fn load(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::
 fn enter(tier: &Tier, index: &Index, object: ObjectId, place: Place, admission: Admission, bytes: u64) -> bool {
     let hash = hash_of(object);
     let is_pinned = admission.class == Class::Pin;
-    let entry = Entry { hash: kept(hash), location: place.into(), recency: tier.policy.entered(hash), is_pinned };
+    let entry = Entry { hash: kept(hash), location: place.into(), recency: tier.policy.load().entered(hash), is_pinned };
     if !index.insert(entry) {
         return false;
     }

@@ -12,7 +12,7 @@ use super::sparse;
 use super::tier::{Room, Tier};
 use super::types::{Admission, Class, Refusal};
 use super::{Store, hash_of, plan};
-use crate::evict::{Candidate, Reach};
+use crate::evict::{Candidate, EvictionKind, Reach};
 use forebay_wire::block::{Extent, ObjectId, ObjectRef};
 
 /// Dead bytes in segments are borne up to this share of the capacity, before live objects have to leave for them.
@@ -23,12 +23,22 @@ const DEAD_PERCENT: u64 = 50;
 const MAINTAIN_EVICTIONS_MAX: usize = 4096;
 
 impl Store {
+    /// Lets every tier go by another strategy from now on; nothing leaves for it. What objects remember of their use was written by the former one
+    /// and is read by the new one for what it would mean there: some first victims are not the best. O(tiers).
+    pub fn set_eviction(&self, eviction: EvictionKind) {
+        let mut current = self.eviction.lock();
+        if *current != eviction {
+            self.tiers.iter().for_each(|tier| tier.policy.store(Arc::new(eviction.policy())));
+            *current = eviction;
+        }
+    }
+
     /// Takes room for `bytes` of the tier, evicting what the policy gives up for it.
     pub(super) fn make_room(&self, tier: &Arc<Tier>, bytes: u64, hash: u64, class: Class) -> Result<Room, Refusal> {
         if bytes > tier.quota_bytes {
             return Err(Refusal::NoRoom);
         }
-        if class == Class::Auto && !tier.policy.admits(hash, tier.has_ample(bytes)) {
+        if class == Class::Auto && !tier.policy.load().admits(hash, tier.has_ample(bytes)) {
             return Err(Refusal::NotHeld);
         }
         let mut is_asked = false;
@@ -82,8 +92,9 @@ impl Store {
     pub(super) fn evict_one(&self, tier: &Arc<Tier>, newcomer: Option<(u64, Class)>) -> bool {
         let own = newcomer.map(|(hash, _)| kept(hash));
         let may_leave = |entry: &Entry| !entry.is_pinned && Place::from(entry.location).tier() == tier.number && Some(entry.hash) != own;
+        let policy = tier.policy.load_full();
         let mut entries = Vec::new();
-        match tier.policy.reach() {
+        match policy.reach() {
             Reach::Highest { from } => {
                 let highest = self.highest(from, may_leave);
                 if let (Some(entry), Some((hash, Class::Auto))) = (&highest, newcomer)
@@ -96,14 +107,14 @@ impl Store {
             Reach::Sample { count } => self.index.sample(rand::random(), count, may_leave, &mut entries),
         }
         let mut candidates: Vec<Candidate> = entries.iter().map(|entry| Candidate { hash: entry.hash, recency: entry.recency }).collect();
-        let Some(chosen) = tier.policy.choose(&mut candidates) else { return false };
+        let Some(chosen) = policy.choose(&mut candidates) else { return false };
         for (entry, candidate) in entries.iter().zip(&candidates) {
             if entry.recency != candidate.recency {
                 self.index.set_recency(entry.hash, entry.location, candidate.recency);
             }
         }
         if self.remove(&entries[chosen]) {
-            tier.policy.left(candidates[chosen]);
+            policy.left(candidates[chosen]);
             self.counters.evictions.fetch_add(1, Relaxed);
         }
         true
@@ -125,10 +136,11 @@ impl Store {
         }
         let own = kept(hash);
         let may_leave = |entry: &Entry| !entry.is_pinned && Place::from(entry.location).tier() == tier.number && entry.hash != own;
-        match (tier.policy.reach(), class) {
+        let policy = tier.policy.load();
+        match (policy.reach(), class) {
             (Reach::Sample { .. }, Class::Auto) => true,
             (Reach::Highest { from }, Class::Auto) => {
-                tier.policy.would_admit(hash, false) && self.highest(from, may_leave).is_some_and(|highest| highest.hash > own)
+                policy.would_admit(hash, false) && self.highest(from, may_leave).is_some_and(|highest| highest.hash > own)
             }
             (Reach::Sample { .. } | Reach::Highest { .. }, Class::Pin) => self.highest(u64::MAX, may_leave).is_some(),
         }

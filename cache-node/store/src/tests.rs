@@ -155,6 +155,28 @@ fn quota_is_kept_by_s3_fifo() {
 }
 
 #[test]
+fn another_strategy_takes_effect_in_an_open_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(small_blocks(folder.path(), 8 << 20)).unwrap();
+    let enters = |range: std::ops::Range<u64>| {
+        let entered =
+            range.filter(|&n| put_all(&store, &object(n, 110_000), AUTO) == PutOutcome::Stored && is_hit(&store, &object(n, 110_000)));
+        entered.count()
+    };
+    enters(0..400);
+    // Held: of as many again only those stay that hash below the rest.
+    let held = enters(400..500);
+    assert!(held < 50, "{held}");
+    store.set_eviction(EvictionKind::Lru);
+    assert_eq!(enters(500..600), 100, "who comes is let in");
+    assert!(store.usage().tiers[0].used_bytes <= 8 << 20);
+    store.set_eviction(EvictionKind::Hold);
+    enters(600..1000);
+    let held = enters(1000..1100);
+    assert!(held < 50, "{held}");
+}
+
+#[test]
 fn expiry_classes_and_data_sets_are_kept_over_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let expiring = Admission { class: Class::Auto, expires_at_seconds: Some(100) };

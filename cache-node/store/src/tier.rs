@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -36,7 +37,8 @@ pub(crate) struct Tier {
     pub(crate) disk: Disk,
     pub(crate) table: Table,
     pub(crate) segments: Segments,
-    pub(crate) policy: Box<dyn Evict>,
+    /// Replaced while in use when the node is told another strategy: whoever decides loads it once and decides by that one.
+    pub(crate) policy: ArcSwap<Box<dyn Evict>>,
     /// The quota, fixed at `open`: also the tier's weight in placement.
     pub(crate) quota_bytes: u64,
     keep_free_percent: u8,
@@ -98,7 +100,7 @@ impl Tier {
             lock,
             disk: disk.clone(),
             table,
-            policy: eviction.policy(),
+            policy: ArcSwap::from_pointee(eviction.policy()),
             quota_bytes,
             keep_free_percent: config.keep_free_percent,
             used_bytes: AtomicU64::new(0),

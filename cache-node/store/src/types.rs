@@ -92,6 +92,7 @@ pub struct StoreConfig {
     pub block_size: BlockSize,
     /// Objects from this size up are one file each, so that passthrough can serve them.
     pub passthrough_min_bytes: u64,
+    /// Until `Store::set_eviction` says otherwise.
     pub eviction: EvictionKind,
     /// File descriptors kept for reads, of segments and object files together.
     pub open_files_max: usize,

@@ -19,7 +19,7 @@ use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::fuse::child::Mount;
-use crate::laptop::wait_until;
+use crate::laptop::{Metrics, wait_until};
 
 pub(crate) const UID: &str = "0d9a4b1c-0000-4000-8000-000000000001";
 const NODE: &str = "node.policy.forebay.dev";
@@ -55,6 +55,11 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start() -> Self {
+        Self::start_with("", "")
+    }
+
+    /// With more in its tier, and more in its file.
+    fn start_with(tier: &str, rest: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let authority = Authority::new();
         for name in ["bucket", "cache", "run", "tls", "mount"] {
@@ -69,7 +74,7 @@ impl Node {
         }
         let cache = folder.path().join("cache");
         let config = format!(
-            "apiVersion: forebay.dev/v1alpha1\nkind: NodeConfig\ntiers: [{{ path: \"{}\", keepFreePercent: 0 }}]\n",
+            "apiVersion: forebay.dev/v1alpha1\nkind: NodeConfig\ntiers: [{{ path: \"{}\", keepFreePercent: 0{tier} }}]\n{rest}",
             cache.display()
         );
         fs::write(folder.path().join("node.yaml"), config).unwrap();
@@ -282,10 +287,59 @@ fn a_data_set_that_nobody_wants_goes_when_its_mount_does() {
     node.check();
     let refused = node.runtime.block_on(node.volumes().resolve(VolumeRef { uid: UID.to_owned(), ..VolumeRef::default() })).unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    // Made again under its name while the old one is mounted.
+    let successor = "0d9a4b1c-0000-4000-8000-000000000002";
+    let told = node.sync("3", Some(vec![node.dataset(successor, "")]));
+    let waits = told.datasets.iter().find(|dataset| dataset.uid == successor).unwrap();
+    assert!(waits.problem.contains("use the old one"), "{}", waits.problem);
+    assert!(node.path("cache/datasets/vision/t").exists());
     drop(mount);
-    wait_until("its end", || node.sync("", None).datasets.iter().all(|dataset| !dataset.mounted));
-    assert!(node.sync("3", Some(Vec::new())).datasets.is_empty());
+    // Nothing is said any more: the end of the mount is enough.
+    wait_until("the old one to be freed, and its successor served", || {
+        let datasets = node.sync("3", None).datasets;
+        datasets.len() == 1 && datasets[0].uid == successor && datasets[0].problem.is_empty() && datasets[0].status.is_some()
+    });
+    let ref_to_it = VolumeRef { uid: successor.to_owned(), ..VolumeRef::default() };
+    wait_until("its list", || {
+        node.runtime.block_on(node.volumes().resolve(ref_to_it.clone())).is_ok_and(|volume| volume.into_inner().ready)
+    });
+    node.sync("4", Some(Vec::new()));
+    assert!(node.sync("4", None).datasets.is_empty());
     assert!(!node.path("cache/datasets/vision/t").exists());
+}
+
+#[test]
+fn a_cache_evicts_as_its_data_sets_say_where_they_agree() {
+    if skip() {
+        return;
+    }
+    let metrics = Metrics::new();
+    // Two of the four files fit.
+    let node = Node::start_with(", capacity: 800Ki", &metrics.config());
+    let evicted_by_reading = || {
+        let before = metrics.read().evictions;
+        for file in (1..=4_u8).cycle().take(40) {
+            let mut open = File::open(node.path("mount").join(format!("f{file}"))).unwrap();
+            let mut bytes = Vec::new();
+            open.read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes, vec![file; BYTES]);
+            rustix::fs::fadvise(&open, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        }
+        metrics.read().evictions - before
+    };
+    node.sync("1", Some(vec![node.dataset(UID, "")]));
+    let mount = node.mount();
+    assert!(evicted_by_reading() <= 4, "a stable subset stays");
+    node.sync("2", Some(vec![node.dataset(UID, r#","eviction":"LRU""#)]));
+    let evicted = evicted_by_reading();
+    assert!(evicted >= 20, "in turn none stays to be read again: {evicted}");
+    let mut other = node.dataset("0d9a4b1c-0000-4000-8000-000000000002", "");
+    other.object = other.object.replace(r#""name":"t""#, r#""name":"other""#);
+    node.sync("3", Some(vec![node.dataset(UID, r#","eviction":"LRU""#), other]));
+    let evicted = evicted_by_reading();
+    assert!(evicted <= 4, "another one didn't ask for it: {evicted}");
+    assert_eq!(node.log().matches("ready").count(), 1, "in the same process");
+    drop(mount);
 }
 
 #[test]
