@@ -119,6 +119,7 @@ fn wanted(dataset: &Dataset, valid: &Valid<'_>, observed: &Observed, settings: &
             lister: None,
         },
         object_for_clients: valid.object_for_clients.clone(),
+        eviction: dataset.spec.eviction.unwrap_or_default(),
         // The policy speaks of the roles of its own nodes.
         ambient_for_clients: ambient && settings.clients.as_ref().is_some_and(|clients| clients.ambient_credentials),
     }

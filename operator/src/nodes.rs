@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use forebay_wire::control_service::{Desired, DesiredDataset, ObservedDataset, SyncReply};
+use forebay_wire::dataset_spec::Eviction;
 use forebay_wire::node_service::TierStatus;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -39,6 +40,8 @@ pub struct Wanted {
     pub dataset: DesiredDataset,
     /// The object as a client is told it: nothing to be loaded ahead of use, nothing pinned.
     pub object_for_clients: String,
+    /// What it says of the cache that it shares with others.
+    pub eviction: Eviction,
     /// Whether a client may read it with its node's cloud role.
     pub ambient_for_clients: bool,
 }
@@ -103,7 +106,7 @@ pub struct NodeView {
     pub refused: String,
 }
 
-/// What one node of a policy has of everything.
+/// What the nodes of a policy have of everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PolicyTotals {
     pub nodes: usize,
@@ -185,6 +188,14 @@ impl Hub {
             is_idle: state.datasets.is_empty(),
         };
         of.map(|((_, node), state)| (node.clone(), serves(state))).collect()
+    }
+
+    /// Clients that have a data set of `policy` mounted.
+    pub fn clients_of(&self, policy: &str) -> usize {
+        let inner = self.inner.lock();
+        let Some(desired) = inner.policies.get(policy) else { return 0 };
+        let serves = |state: &NodeState| state.datasets.values().any(|one| one.mounted && desired.datasets.contains_key(&one.uid));
+        inner.nodes.iter().filter(|((of, _), state)| of == names::CLIENT && serves(state)).count()
     }
 
     /// Whether nodes are told of a data set.
@@ -283,6 +294,13 @@ impl Hub {
             .collect()
     }
 
+    /// How the caches of `policy` evict: what its nodes make of all that they are told.
+    pub fn eviction(&self, policy: &str) -> Eviction {
+        let inner = self.inner.lock();
+        let datasets = inner.policies.get(policy).into_iter().flat_map(|desired| desired.datasets.values());
+        Eviction::shared(datasets.map(|wanted| wanted.eviction))
+    }
+
     /// Whether the cache node of `policy` on `node` answers.
     pub fn answers(&self, policy: &str, node: &str) -> bool {
         self.inner.lock().nodes.contains_key(&(policy.to_owned(), node.to_owned()))
@@ -301,11 +319,12 @@ impl Hub {
         inner.nodes.iter().filter(|((policy, node), state)| holds(policy, node, state)).map(|((_, name), _)| name.clone()).collect()
     }
 
-    pub fn totals(&self, policy: &str) -> PolicyTotals {
+    /// What the nodes of `policy` that answer have together; `own` are the nodes that it has. One that it had may answer for a while longer.
+    pub fn totals(&self, policy: &str, own: &[String]) -> PolicyTotals {
         let inner = self.inner.lock();
         let mut totals =
             PolicyTotals { datasets: inner.policies.get(policy).map_or(0, |desired| desired.datasets.len()), ..PolicyTotals::default() };
-        for (_, state) in inner.nodes.iter().filter(|((of, _), _)| of == policy) {
+        for (_, state) in inner.nodes.iter().filter(|((of, node), _)| of == policy && own.contains(node)) {
             totals.nodes += 1;
             for tier in &state.tiers {
                 totals.capacity_bytes += tier.capacity_bytes;

@@ -28,11 +28,14 @@ pub enum Outcome {
 /// From this many failures in a row on a transient error is worth looking at.
 const FAILURES_SHOWN_FROM: u32 = 3;
 
-/// Pure. `serving` of the matched nodes answer.
-pub fn conditions(observed: &Observed, serving: usize, outcome: &Outcome) -> Vec<NewCondition> {
+/// Pure. `serving` of the matched nodes answer, and `clients` of other nodes serve data sets of the policy.
+pub fn conditions(observed: &Observed, serving: usize, clients: usize, outcome: &Outcome) -> Vec<NewCondition> {
     let matched = observed.nodes.len();
     let ready = if let Outcome::Refused(refused) = outcome {
         NewCondition::new(Ready, false, refused.reason, refused.message.clone())
+    } else if matched == 0 && clients > 0 {
+        let message = format!("it has no node, so nothing is cached: {clients} nodes outside of it read its data sets for their own pods");
+        NewCondition::new(Ready, true, "ClientsServing", message)
     } else if matched == 0 && observed.taken.is_empty() {
         NewCondition::new(
             Ready,
@@ -99,8 +102,8 @@ fn degraded(observed: &Observed, serving: usize, outcome: &Outcome) -> NewCondit
 
 pub async fn write(ctx: &Context, policy: &CachePolicy, observed: &Observed, outcome: &Outcome) -> Result<(), Error> {
     let uid = policy.uid().unwrap_or_default();
-    let totals = ctx.hub.totals(&uid);
-    let new = conditions(observed, totals.nodes.min(observed.nodes.len()), outcome);
+    let totals = ctx.hub.totals(&uid, &observed.nodes);
+    let new = conditions(observed, totals.nodes, ctx.hub.clients_of(&uid), outcome);
     let old = policy.status.clone().unwrap_or_default();
     let (conditions, changed) = merged(&old.conditions, &new, policy.metadata.generation, Timestamp::now());
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
@@ -141,7 +144,11 @@ mod tests {
     use super::*;
 
     fn check(observed: &Observed, serving: usize, expected: &str) {
-        let got = conditions(observed, serving, &Outcome::Applied);
+        check_with_clients(observed, serving, 0, expected);
+    }
+
+    fn check_with_clients(observed: &Observed, serving: usize, clients: usize, expected: &str) {
+        let got = conditions(observed, serving, clients, &Outcome::Applied);
         let told: Vec<String> =
             got.iter().map(|one| format!("{}={}/{}", one.condition_type.as_str(), one.status.as_str(), one.reason)).collect();
         assert_eq!(told.join(" "), expected, "{observed:?}");
@@ -155,5 +162,6 @@ mod tests {
         let missing = Observed { ignores_topology: true, ..all };
         check(&missing, 1, "Ready=True/Serving Degraded=True/NodesMissing Reconciling=True/NodesStarting");
         check(&Observed::default(), 0, "Ready=False/NoNodes Degraded=False/AsExpected");
+        check_with_clients(&Observed::default(), 0, 2, "Ready=True/ClientsServing Degraded=False/AsExpected");
     }
 }

@@ -1,17 +1,12 @@
 //! What a Dataset says and this version does nothing with: nobody should believe that it is at work.
 //! Pure. A field that gets its meaning leaves this list.
 
-use forebay_wire::dataset_spec::Eviction;
 use forebay_wire::dataset_spec::file::DatasetSpecFile;
 use forebay_wire::rule::LocalCopy;
 
 /// The fields, as in `spec.rules[0].copies`. Values that say what is done anyway aren't among them.
 pub fn fields(spec: &DatasetSpecFile) -> Vec<String> {
     let mut fields = Vec::new();
-    // A cache node has one store for all data sets, which holds a stable subset.
-    if matches!(spec.eviction, Some(Eviction::Lru | Eviction::S3Fifo)) {
-        fields.push("spec.eviction".to_owned());
-    }
     for (index, rule) in spec.rules.iter().flatten().enumerate() {
         // Each node has a copy of its own of what its pods read.
         if rule.copies.is_some() {
@@ -38,10 +33,9 @@ mod tests {
     fn what_does_nothing_is_named_and_what_is_done_anyway_is_not() {
         check(json!({ "source": "s3://a-b/" }), &[]);
         check(json!({ "eviction": "Hold", "rules": [{ "path": "/", "localCopy": "Always" }] }), &[]);
-        check(json!({ "eviction": "LRU" }), &["spec.eviction"]);
         check(
             json!({ "eviction": "S3FIFO", "rules": [{ "path": "/" }, { "path": "/a", "copies": { "min": 2 }, "localCopy": "Never" }] }),
-            &["spec.eviction", "spec.rules[1].copies", "spec.rules[1].localCopy"],
+            &["spec.rules[1].copies", "spec.rules[1].localCopy"],
         );
     }
 }

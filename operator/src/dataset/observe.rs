@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use forebay_api::{CachePolicy, Dataset};
+use forebay_wire::dataset_spec::Eviction;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, Secret};
 use kube::ResourceExt;
@@ -33,6 +34,8 @@ pub struct Observed {
     pub matched: usize,
     /// What each of them that answers has of it.
     pub nodes: Vec<NodeView>,
+    /// How the caches of the policy evict, all that is served from them considered.
+    pub eviction: Eviction,
     /// Clients that know it: they count for nothing, and their problems are told.
     pub clients: Vec<NodeView>,
 }
@@ -70,8 +73,8 @@ pub async fn observe(ctx: &Context, dataset: &Dataset) -> Result<Observed, Error
         }
         None => Vec::new(),
     };
-    let (nodes, clients) = (Vec::new(), Vec::new());
-    let observed = Observed { policy, namespace_labels, references, missing, claim, volume, jobs, matched: 0, nodes, clients };
+    let (nodes, clients, eviction) = (Vec::new(), Vec::new(), Eviction::Hold);
+    let observed = Observed { policy, namespace_labels, references, missing, claim, volume, jobs, matched: 0, nodes, clients, eviction };
     Ok(observed.refreshed(ctx, &uid))
 }
 
@@ -106,7 +109,9 @@ impl Observed {
                 .iter()
                 .filter(|node| selector::fits(node, policy.spec.nodes.selector.as_ref(), &policy.spec.nodes.tolerations))
                 .count();
-            self.nodes = ctx.hub.view(&policy.uid().unwrap_or_default(), uid);
+            let policy = policy.uid().unwrap_or_default();
+            self.nodes = ctx.hub.view(&policy, uid);
+            self.eviction = ctx.hub.eviction(&policy);
             self.clients = ctx.hub.view(names::CLIENT, uid).into_iter().filter(|client| client.dataset.is_some()).collect();
         }
         self

@@ -9,6 +9,7 @@ fn wanted(uid: &str, secret: &str) -> Wanted {
         key: key(uid),
         dataset: DesiredDataset { ambient_credentials: true, ..dataset(uid, secret) },
         object_for_clients: format!("{uid} for clients"),
+        eviction: Eviction::Hold,
         ambient_for_clients: false,
     }
 }
@@ -175,4 +176,36 @@ fn a_client_holds_a_removed_dataset_until_it_let_it_go() {
     answer(false, "");
     assert!(hub.holders("a").is_empty());
     assert!(hub.serving_clients()["n9"].is_idle);
+}
+
+#[test]
+fn a_cache_follows_its_data_sets_where_they_agree() {
+    let (hub, _woken) = hub();
+    let set = |uid: &str, eviction| hub.set(POLICY, Wanted { eviction, ..wanted(uid, "") });
+    assert_eq!(hub.eviction(POLICY), Eviction::Hold);
+    set("a", Eviction::Lru);
+    set("b", Eviction::Lru);
+    assert_eq!(hub.eviction(POLICY), Eviction::Lru);
+    set("b", Eviction::S3Fifo);
+    assert_eq!(hub.eviction(POLICY), Eviction::Hold);
+    hub.remove("a");
+    assert_eq!(hub.eviction(POLICY), Eviction::S3Fifo);
+    assert_eq!(hub.eviction("another"), Eviction::Hold);
+}
+
+#[test]
+fn a_policys_totals_are_of_its_own_nodes() {
+    let (hub, _woken) = hub();
+    hub.set(POLICY, wanted("a", ""));
+    let tier = TierStatus { capacity_bytes: 100, used_bytes: 7, ..TierStatus::default() };
+    let mounted = ObservedDataset { uid: "a".to_owned(), mounted: true, ..ObservedDataset::default() };
+    let reply = SyncReply { datasets: vec![mounted], tiers: vec![tier], ..SyncReply::default() };
+    for node in ["n1", "n2"] {
+        hub.answered(POLICY, node, reply.clone(), Instant::now());
+    }
+    assert_eq!(hub.totals(POLICY, &["n1".to_owned()]), PolicyTotals { nodes: 1, capacity_bytes: 100, used_bytes: 7, datasets: 1 });
+    assert_eq!(hub.totals(POLICY, &[]).nodes, 0);
+    assert_eq!(hub.clients_of(POLICY), 0);
+    hub.answered(names::CLIENT, "n3", reply, Instant::now());
+    assert_eq!((hub.clients_of(POLICY), hub.clients_of("another")), (1, 0));
 }

@@ -10,6 +10,7 @@ use forebay_operator::dataset::status::{Outcome, Summary, conditions, figures};
 use forebay_operator::dataset::validate::Invalid;
 use forebay_operator::nodes::NodeView;
 use forebay_wire::control_service::{ObservedDataset, Problem};
+use forebay_wire::dataset_spec::Eviction;
 use forebay_wire::node_service::{DatasetStatus, FailedFile, ListingStatus, ManifestStatus, PreloadProgress, PreloadState, TierStatus};
 use serde_json::{Value, json};
 
@@ -72,6 +73,7 @@ fn observed(matched: usize, nodes: Vec<Option<ObservedDataset>>) -> Observed {
         matched,
         nodes: nodes.into_iter().enumerate().map(view).collect(),
         clients: Vec::new(),
+        eviction: Eviction::Hold,
     }
 }
 
@@ -173,7 +175,17 @@ fn degraded_says_what_is_worse_than_it_should() {
     let mut slower = listed();
     slower.status.as_mut().unwrap().degraded = vec!["no passthrough".to_owned()];
     check(json!({}), 1, vec![Some(slower)], "Degraded=True/ServedSlower");
-    check(json!({ "eviction": "LRU" }), 1, vec![Some(listed())], "Ready=True/Readable Degraded=True/FieldsIgnored");
+    check(json!({ "eviction": "LRU" }), 1, vec![Some(listed())], "Ready=True/Readable Degraded=True/EvictionDiffers");
+    let mut agreed = observed(1, vec![Some(listed())]);
+    agreed.eviction = Eviction::Lru;
+    check_with(
+        json!({ "eviction": "LRU" }),
+        &agreed,
+        &Outcome::Applied(Applied::default()),
+        "Ready=True/Readable Degraded=False/AsExpected",
+    );
+    let copies = json!({ "rules": [{ "path": "/", "copies": { "min": 2 } }] });
+    check(copies, 1, vec![Some(listed())], "Ready=True/Readable Degraded=True/FieldsIgnored");
     let mut tier = observed(1, vec![Some(listed())]);
     tier.nodes[0].tiers[0].degraded = "read-only".to_owned();
     check_with(json!({}), &tier, &Outcome::Applied(Applied::default()), "Degraded=True/DiskProblem");
@@ -191,6 +203,11 @@ fn a_client_counts_for_nothing_and_its_problem_is_told() {
     let applied = Outcome::Applied(Applied::default());
     check_with(preloading(), &with_clients, &applied, "Ready=True/Readable Warm=True/Held Degraded=False/AsExpected -Reconciling");
     assert_eq!(figures::of(&dataset(preloading()), &Summary::of(&dataset(preloading()), &with_clients)).nodes.unwrap().count, 1);
+    let mut alone = observed(0, vec![]);
+    alone.clients = vec![client("c1", ObservedDataset::default())];
+    check_with(json!({}), &alone, &applied, "Ready=False/NoNodes");
+    alone.clients.push(client("c2", listed()));
+    check_with(json!({}), &alone, &applied, "Ready=True/ClientsServing Warm=True/NothingWanted -Reconciling");
     with_clients.clients.push(client("c2", problem(Problem::Denied, "s3:ListBucket is missing")));
     let got = check_with(
         preloading(),

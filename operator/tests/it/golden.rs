@@ -11,6 +11,7 @@ use forebay_operator::clients::plan::Driver;
 use forebay_operator::context::{ClientSettings, Settings};
 use forebay_operator::dataset::observe::Observed;
 use forebay_operator::dataset::{build, validate};
+use forebay_wire::dataset_spec::Eviction;
 use serde_json::{Value, json};
 
 pub(crate) fn settings() -> Settings {
@@ -76,6 +77,7 @@ fn built(spec: Value) -> build::Built {
         matched: 1,
         nodes: Vec::new(),
         clients: Vec::new(),
+        eviction: Eviction::Hold,
     };
     let valid = validate::validate(&dataset, &observed, &[]).unwrap();
     build::build(&dataset, &valid, &settings())

@@ -92,6 +92,18 @@ fn ready(observed: &Observed, summary: &Summary) -> NewCondition {
         );
     }
     let policy = observed.policy.as_ref().map(ResourceExt::name_any).unwrap_or_default();
+    if observed.matched == 0
+        && let Some(client) = observed
+            .clients
+            .iter()
+            .find(|client| client.dataset.as_ref().is_some_and(|dataset| NodeSays::from(&client.name, dataset).is_readable()))
+    {
+        let message = format!(
+            "no node matches the CachePolicy `{policy}`, so nothing is cached: {} and others that its pods run on read the source",
+            client.name
+        );
+        return NewCondition::new(Ready, true, "ClientsServing", message);
+    }
     if observed.matched == 0 {
         let message = format!(
             "no node matches the CachePolicy `{policy}`: add a node that does, or change the policy's nodes.selector or nodes.tolerations"
@@ -270,6 +282,14 @@ fn degraded(observed: &Observed, summary: &Summary, failure: Option<(&String, u3
     if summary.readable() > 0 && summary.answering < observed.matched {
         let missing = observed.matched - summary.answering;
         return is("NodesMissing", format!("{missing} of {} nodes don't answer", observed.matched));
+    }
+    if summary.eviction_differs {
+        let policy = observed.policy.as_ref().map(ResourceExt::name_any).unwrap_or_default();
+        let message = format!(
+            "spec.eviction: the data sets of the CachePolicy `{policy}` share one cache and don't all say the same, so it holds a stable subset: \
+             say the same in all of them, or give this one a policy of its own"
+        );
+        return is("EvictionDiffers", message);
     }
     if !summary.ignored.is_empty() {
         let message =

@@ -3,8 +3,8 @@
 
 use forebay_api::Dataset;
 use forebay_wire::control_service::{ObservedDataset, Problem};
-use forebay_wire::dataset_spec::PreloadWhen;
 use forebay_wire::dataset_spec::file::SyncMode;
+use forebay_wire::dataset_spec::{Eviction, PreloadWhen};
 use forebay_wire::node_service::{DatasetStatus, ListingStatus, PreloadState};
 use forebay_wire::rule::CacheMode;
 use forebay_wire::unit;
@@ -40,7 +40,7 @@ impl NodeSays {
         self.status.preload.as_ref().map_or(PreloadState::Waiting, |preload| preload.state())
     }
 
-    fn from(name: &str, observed: &ObservedDataset) -> Self {
+    pub(super) fn from(name: &str, observed: &ObservedDataset) -> Self {
         Self {
             name: name.to_owned(),
             problem: observed.problem.clone(),
@@ -71,6 +71,8 @@ pub struct Summary {
     pub frozen: bool,
     /// Fields that this version does nothing with.
     pub ignored: Vec<String>,
+    /// It asks for an eviction that the other data sets of its cache don't share.
+    pub eviction_differs: bool,
     /// How old the list of files may be.
     pub interval_ms: u64,
 }
@@ -108,6 +110,7 @@ impl Summary {
                 && says.iter().all(|node| node.wanted == 0),
             suspended: preload.suspend.unwrap_or(false),
             frozen: sync.mode == Some(SyncMode::Never),
+            eviction_differs: spec.eviction.is_some_and(|wish| wish != Eviction::Hold && wish != observed.eviction),
             ignored: ignored::fields(spec),
             interval_ms: interval.map_or(SYNC_INTERVAL_MS, |interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)),
             says,
