@@ -1,7 +1,7 @@
 //! A bucket on a real S3 server that runs beside the cluster, and what is in it.
 
 use std::fs;
-use std::net::TcpStream;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cluster::run;
-use crate::wait_for;
+use crate::{http_get, wait_for};
 
 /// Key id and secret of the server.
 pub const CREDENTIALS: (&str, &str) = ("forebay", "forebay-loopback-only");
 /// The machine as the cluster's nodes and pods see it.
-const MACHINE: &str = "10.213.0.1";
+pub const MACHINE: &str = "10.213.0.1";
 
 /// One server with one bucket, `data`.
 pub struct Bucket {
@@ -28,12 +28,17 @@ pub struct Bucket {
 impl Bucket {
     /// With `files` objects `d0/f0`, … of some tens of kilobytes, each with bytes of its own.
     pub fn with_files(files: usize) -> Result<Self> {
+        Self::with_sizes((0..files).map(|file| 20_000 + file * 977 % 60_000))
+    }
+
+    /// The same with an object for each of these sizes, in bytes.
+    pub fn with_sizes(sizes: impl IntoIterator<Item = usize>) -> Result<Self> {
         let folder = TempDir::new()?;
         // The server reads its folder when it starts: what comes later is put.
-        for file in 0..files {
+        for (file, bytes) in sizes.into_iter().enumerate() {
             let path = folder.path().join(format!("root/data/d{}/f{file}", file % 4));
             fs::create_dir_all(path.parent().context("a key below the bucket")?)?;
-            fs::write(path, contents(file, 20_000 + file * 977 % 60_000))?;
+            fs::write(path, contents(file, bytes))?;
         }
         let ready = folder.path().join("endpoint");
         let mut command = Command::new(program()?);
@@ -55,20 +60,24 @@ impl Bucket {
 
     /// The spec's `source` and what belongs beside it, for a Dataset in the flow form of YAML.
     pub fn source(&self) -> String {
+        Self::source_at(&self.endpoint, "")
+    }
+
+    /// The same at another endpoint; `rest` goes on in `s3`.
+    pub fn source_at(endpoint: &str, rest: &str) -> String {
         format!(
-            "source: \"s3://data/\", secretRef: {{ name: s3 }}, s3: {{ endpoint: \"{}\", region: us-east-1, addressing: Path }}",
-            self.endpoint
+            "source: \"s3://data/\", secretRef: {{ name: s3 }}, s3: {{ endpoint: \"{endpoint}\", region: us-east-1, addressing: Path{rest} }}"
         )
+    }
+
+    /// Where the server listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.endpoint.trim_start_matches("http://").trim().parse().with_context(|| format!("the endpoint {}", self.endpoint))
     }
 
     /// Bytes of objects that the server has handed out.
     pub fn bytes_given(&self) -> Result<u64> {
-        use std::io::{Read, Write};
-        let address = self.endpoint.trim_start_matches("http://");
-        let mut socket = TcpStream::connect(address)?;
-        write!(socket, "GET /_counters HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        socket.read_to_string(&mut text)?;
+        let text = http_get(self.endpoint.trim_start_matches("http://").trim(), "/_counters")?;
         let json = text.get(text.find('{').context("counters")?..=text.rfind('}').context("counters")?).context("counters")?;
         serde_json::from_str::<Value>(json)?["body_bytes"].as_u64().context("body_bytes")
     }

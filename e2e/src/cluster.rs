@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::wait_for;
@@ -75,7 +75,7 @@ pub fn wait_condition(namespace: &str, dataset: &str, kind: &str, status: &str, 
     found.with_context(|| format!("it was {:#}", last.map(|object| object["status"].clone()).unwrap_or_default()))
 }
 
-/// A namespace for one test, gone at its end.
+/// A namespace for one test. Its removal begins at the test's end; `wait_namespaces_gone` waits for that of all.
 pub struct Namespace(pub String);
 
 impl Namespace {
@@ -96,9 +96,20 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // What fails here is seen by the test of the uninstall.
-        drop(kubectl(&["delete", "namespace", &self.0, "--wait=true", "--timeout=120s"]));
+        // Not waited for: half of a test's time would be the namespace controller's. What fails here is seen by the tests of the end.
+        drop(kubectl(&["delete", "namespace", &self.0, "--wait=false"]));
     }
+}
+
+/// Waits until no namespace of a test is left that isn't in `kept`: nothing in them may hang.
+pub fn wait_namespaces_gone(kept: &[&str]) -> Result<()> {
+    wait_for("the tests' namespaces to be gone", Duration::from_secs(180), || {
+        let left = kubectl(&["get", "namespaces", "-o", "jsonpath={range .items[*]}{.metadata.name} {.status.phase}{\"\\n\"}{end}"])?;
+        let left: Vec<&str> =
+            left.lines().filter_map(|line| line.strip_suffix(" Terminating")).filter(|name| !kept.contains(name)).collect();
+        ensure!(left.is_empty(), "{}", left.join(", "));
+        Ok(Some(()))
+    })
 }
 
 /// The repository's root.
@@ -138,13 +149,20 @@ pub fn system_pods(component: &str, node: Option<&str>) -> Result<Vec<Value>> {
     Ok(pods)
 }
 
-/// Kills a program on a node of the test cluster, as nobody warned of: by its name, from outside of every container.
-pub fn kill_on(node: &str, program: &str) -> Result<()> {
+/// Runs a script of `e2e/cluster`: its output.
+pub fn harness(script: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(top().join("e2e/cluster").join(script));
+    command.args(arguments);
+    run(command)
+}
+
+/// Runs a command on a node of the test cluster, outside of every container.
+pub fn on_node(node: &str, command: &[&str]) -> Result<String> {
     let number = node.strip_prefix("node").with_context(|| format!("{node} is no node of the test cluster"))?;
-    let mut command = Command::new(top().join("e2e/cluster/node.sh"));
-    command.args(["exec", number, "pkill", "-KILL", "-x", program]);
-    match run(command) {
-        Ok(_) => Ok(()),
-        Err(error) => bail!("kill {program} on {node}: {error:#}"),
-    }
+    harness("node.sh", &[&["exec", number], command].concat())
+}
+
+/// Kills a program on a node of the test cluster, as nobody warned of: by its name, from outside of every container; `one|other` kills both at once.
+pub fn kill_on(node: &str, program: &str) -> Result<()> {
+    on_node(node, &["pkill", "-KILL", "-x", program]).map(drop).with_context(|| format!("kill {program} on {node}"))
 }

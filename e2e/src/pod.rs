@@ -155,14 +155,26 @@ spec:
 
     /// Ends a load, and checks that nothing failed: how often everything was read, and the longest read in seconds.
     pub fn finish(&self, files: usize) -> Result<(u64, f64)> {
+        let result = self.end()?;
+        ensure!(result["wrong"] == 0 && result["failed"].as_array().is_some_and(Vec::is_empty), "pod {}: {result}", self.name);
+        ensure!(result["files"] == files, "pod {} saw {} of {files} files", self.name, result["files"]);
+        Ok((result["rounds"].as_u64().unwrap_or(0), result["longest"].as_f64().unwrap_or(f64::NAN)))
+    }
+
+    /// Ends a load whose reads may have failed, and checks that none gave other bytes: some of the failures.
+    pub fn finish_failed(&self) -> Result<Vec<String>> {
+        let result = self.end()?;
+        ensure!(result["wrong"] == 0, "pod {}: {result}", self.name);
+        let failed = result["failed"].as_array().into_iter().flatten();
+        Ok(failed.filter_map(|one| one.as_str().map(str::to_owned)).collect())
+    }
+
+    fn end(&self) -> Result<Value> {
         // It may end so soon that it takes the command with it, which then fails.
         let told = kubectl(&["-n", &self.namespace, "exec", &self.name, "--", "python3", "-c", "open('/tmp/stop','w')"]);
         self.wait_phase("Succeeded").with_context(|| format!("told to stop: {told:?}"))?;
         let log = self.log()?;
-        let result: Value = serde_json::from_str(log.trim()).with_context(|| log.clone())?;
-        ensure!(result["wrong"] == 0 && result["failed"].as_array().is_some_and(Vec::is_empty), "pod {}: {result}", self.name);
-        ensure!(result["files"] == files, "pod {} saw {} of {files} files", self.name, result["files"]);
-        Ok((result["rounds"].as_u64().unwrap_or(0), result["longest"].as_f64().unwrap_or(f64::NAN)))
+        serde_json::from_str(log.trim()).with_context(|| log.clone())
     }
 
     pub fn delete(&self) -> Result<()> {

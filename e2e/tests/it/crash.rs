@@ -1,6 +1,6 @@
 //! Processes die while pods read. No read may fail or see other bytes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay_e2e::bucket::Bucket;
 use forebay_e2e::cluster::{SYSTEM, kill_on, kubectl, system_pods};
@@ -10,11 +10,13 @@ use forebay_e2e::wait_for;
 use crate::dataset;
 
 const FILES: usize = 60;
+/// From the kill of both processes to the end of a new pod that reads everything: kubelet's restarts are most of it.
+const BOTH_AGAIN: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_secs(120);
 
-/// 5 in CI; `FOREBAY_TORTURE=1` 100.
+/// 20; `FOREBAY_TORTURE=1` 100.
 fn kills() -> u32 {
-    if std::env::var_os("FOREBAY_TORTURE").is_some() { 100 } else { 5 }
+    if std::env::var_os("FOREBAY_TORTURE").is_some() { 100 } else { 20 }
 }
 
 /// Waits until the container of `component` on `node` was started again and is ready.
@@ -31,7 +33,7 @@ fn restarts(component: &str, node: &str) -> u64 {
     system_pods(component, Some(node)).unwrap()[0]["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap()
 }
 
-/// Kubelet waits longer with each restart; a pod that is made again has no past.
+/// A kubelet that isn't the harness' waits longer with each restart; a pod that is made again has no past.
 fn forget_restarts(component: &str, node: &str) {
     let pods = system_pods(component, Some(node)).unwrap();
     let pod = pods[0]["metadata"]["name"].as_str().unwrap();
@@ -49,7 +51,7 @@ fn kill_under_load(namespace: &str, component: &str, program: &str) {
     let pod = Pod::load(&namespace.0, "load", Some("node1"), &Volume::Claim("t")).unwrap();
     pod.wait_running().unwrap();
     for kill in 0..kills() {
-        if kill % 3 == 2 {
+        if kill % 5 == 4 {
             forget_restarts(component, "node1");
         }
         let before = restarts(component, "node1");
@@ -71,6 +73,27 @@ fn the_cache_node_dies_under_load() {
 #[test]
 fn the_driver_dies_under_load() {
     kill_under_load("kill-csi", "csi", "forebay-csi");
+}
+
+/// What nobody can be spared: the mount itself is gone. Reads fail, and who comes next is served.
+#[test]
+fn both_die_at_once_and_the_next_pod_reads() {
+    let bucket = Bucket::with_files(FILES).unwrap();
+    let namespace = dataset("kill-both", &bucket, "");
+    let pod = Pod::load(&namespace.0, "load", Some("node1"), &Volume::Claim("t")).unwrap();
+    pod.wait_running().unwrap();
+    let before = [restarts("node", "node1"), restarts("csi", "node1")];
+    kill_on("node1", "forebay-node|forebay-csi").unwrap();
+    let begin = Instant::now();
+    let after = Pod::sums(&namespace.0, "after", Some("node1"), &Volume::Claim("t")).unwrap();
+    assert_eq!(after.read().unwrap(), bucket.sums().unwrap().0);
+    let took = begin.elapsed();
+    wait_restarted("node", "node1", before[0]);
+    wait_restarted("csi", "node1", before[1]);
+    let failed = pod.finish_failed().unwrap();
+    println!("both killed: the next pod had read everything after {took:?}; reads of the first that failed: {failed:?}");
+    assert!(took < BOTH_AGAIN, "{took:?}");
+    assert!(!failed.is_empty(), "its mount was gone");
 }
 
 #[test]

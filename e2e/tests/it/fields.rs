@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use forebay_e2e::bucket::Bucket;
-use forebay_e2e::cluster::{apply, condition, get, kubectl, patch, wait_condition};
+use forebay_e2e::bucket::{Bucket, MACHINE};
+use forebay_e2e::cluster::{Namespace, apply, condition, get, kubectl, patch, wait_condition};
 use forebay_e2e::pod::{Pod, Volume};
+use forebay_e2e::tls::Tls;
 use forebay_e2e::wait_for;
 
-use crate::{dataset, spec};
+use crate::{dataset, installed, spec};
 
 const FILES: usize = 40;
 const READY: Duration = Duration::from_secs(60);
@@ -106,4 +107,68 @@ fn a_frozen_data_set_does_not_move() {
     assert_eq!(read.len(), FILES);
     assert!(!read.iter().any(|(file, _)| file == "d0/later"));
     assert_eq!(version(), first);
+}
+
+#[test]
+fn pin_free_and_ttl_take_effect_when_they_are_patched() {
+    let bucket = Bucket::with_files(FILES).unwrap();
+    let (_, bytes) = bucket.sums().unwrap();
+    let namespace = dataset("patched", &bucket, "");
+    let name = &namespace.0;
+    wait_condition(name, "t", "Ready", "True", READY).unwrap();
+    let rules = |rules: &str| patch(name, "dataset", "t", &format!(r#"{{"spec":{{"rules":{rules}}}}}"#)).unwrap();
+    let wait_freed = |what: &str| {
+        wait_for(what, READY, || {
+            let status = get(name, "dataset", "t")?.unwrap_or_default()["status"]["cached"].clone();
+            Ok((status == "0").then_some(()))
+        })
+        .unwrap();
+    };
+    let read_on_node2 = |pod: &str| {
+        let before = bucket.bytes_given().unwrap();
+        let pod = Pod::sums(name, pod, Some("node2"), &Volume::Claim("t")).unwrap();
+        assert_eq!(pod.read().unwrap(), bucket.sums().unwrap().0);
+        // With its mount goes what the kernel keeps of the files.
+        pod.delete().unwrap();
+        bucket.bytes_given().unwrap() - before
+    };
+    rules(r#"[{"path":"/","cache":"Pin"}]"#);
+    wait_for("what is pinned to be held", READY, || {
+        let object = get(name, "dataset", "t")?.unwrap_or_default();
+        Ok(condition(&object, "Warm").filter(|(status, reason, _)| status == "True" && reason == "Held").map(drop))
+    })
+    .unwrap();
+    assert_eq!(read_on_node2("pinned"), 0, "no byte of the source");
+    rules(r#"[{"path":"/","cache":"Never"}]"#);
+    wait_freed("it to be freed");
+    assert_eq!(read_on_node2("freed"), bytes);
+    assert_eq!(read_on_node2("freed-again"), bytes, "nothing is kept");
+    // Kept for some seconds from when it is filled.
+    rules(r#"[{"path":"/","ttl":"20s"}]"#);
+    read_on_node2("kept");
+    assert_eq!(read_on_node2("kept-again"), 0);
+    let mut turn = 0;
+    wait_for("it to expire", READY, || {
+        turn += 1;
+        Ok((read_on_node2(&format!("expired-{turn}")) == bytes).then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_server_that_only_a_private_authority_vouches_for_is_read_once_it_is_named() {
+    let bucket = Bucket::with_files(FILES).unwrap();
+    let tls = Tls::in_front_of(MACHINE, bucket.address().unwrap()).unwrap();
+    let endpoint = format!("https://{}", tls.address);
+    installed();
+    let namespace = Namespace::with_credentials("private-ca").unwrap();
+    let name = &namespace.0;
+    apply(name, &spec("t", &Bucket::source_at(&endpoint, ""), "")).unwrap();
+    let object = wait_condition(name, "t", "SourceReachable", "False", READY * 2).unwrap();
+    println!("not believed: {:?}", condition(&object, "SourceReachable"));
+    kubectl(&["-n", name, "create", "configmap", "corp-ca", &format!("--from-literal=ca.crt={}", tls.authority)]).unwrap();
+    patch(name, "dataset", "t", r#"{"spec":{"s3":{"caBundleRef":{"name":"corp-ca"}}}}"#).unwrap();
+    wait_condition(name, "t", "Ready", "True", READY * 2).unwrap();
+    let pod = Pod::sums(name, "reader", Some("node1"), &Volume::Claim("t")).unwrap();
+    assert_eq!(pod.read().unwrap(), bucket.sums().unwrap().0);
 }

@@ -4,6 +4,7 @@
 mod cluster_changes;
 mod crash;
 mod fields;
+mod limits;
 mod uninstall;
 mod use_it;
 mod wrong_input;
@@ -15,10 +16,11 @@ use forebay_e2e::cluster::{Namespace, apply, helm_install};
 /// What the release is installed with, as `--set` takes it.
 pub(crate) const VALUES: &[&str] = &[
     // Hosts of the tests' own servers are on the cluster's bridge; a policy has to name what isn't AWS.
-    "defaultPolicy.spec.allowedSources={s3://*,http://10.213.0.1:*}",
+    "defaultPolicy.spec.allowedSources={s3://*,http://10.213.0.1:*,https://10.213.0.1:*}",
     "defaultPolicy.spec.tiers[0].type=Disk",
     "defaultPolicy.spec.tiers[0].paths={/var/lib/forebay}",
     "defaultPolicy.spec.tiers[0].capacity=1Gi",
+    "node.memory=256Mi",
     // The test machine's disk is nearly full at times, and its nodes share it.
     "defaultPolicy.spec.tiers[0].keepFreePercent=0",
 ];

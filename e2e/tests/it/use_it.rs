@@ -30,7 +30,11 @@ fn a_dataset_is_a_claim_that_pods_of_two_nodes_read() {
     println!("read by two pods after {:?}", begin.elapsed());
     let object = get(name, "dataset", "t").unwrap().unwrap();
     assert_eq!(object["status"]["files"], FILES);
-    assert_eq!(kubectl(&["get", "datasets", "-A", "--no-headers"]).unwrap().split_whitespace().nth(2), Some("60"), "the column FILES");
+    assert_eq!(
+        kubectl(&["-n", name, "get", "datasets", "--no-headers"]).unwrap().split_whitespace().nth(1),
+        Some("60"),
+        "the column FILES"
+    );
     // Until nodes share one cache each of them reads the source once.
     let given = bucket.bytes_given().unwrap();
     assert!(given >= bytes && given <= 2 * bytes, "{given} of {bytes}");
