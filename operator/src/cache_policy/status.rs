@@ -35,7 +35,7 @@ pub fn conditions(observed: &Observed, serving: usize, clients: usize, outcome: 
         NewCondition::new(Ready, false, refused.reason, refused.message.clone())
     } else if matched == 0 && clients > 0 {
         let message = format!("it has no node, so nothing is cached: {clients} nodes outside of it read its data sets for their own pods");
-        NewCondition::new(Ready, true, "ClientsServing", message)
+        NewCondition::new(Ready, true, "WithoutCache", message)
     } else if matched == 0 && observed.taken.is_empty() {
         NewCondition::new(
             Ready,
@@ -162,6 +162,6 @@ mod tests {
         let missing = Observed { ignores_topology: true, ..all };
         check(&missing, 1, "Ready=True/Serving Degraded=True/NodesMissing Reconciling=True/NodesStarting");
         check(&Observed::default(), 0, "Ready=False/NoNodes Degraded=False/AsExpected");
-        check_with_clients(&Observed::default(), 0, 2, "Ready=True/ClientsServing Degraded=False/AsExpected");
+        check_with_clients(&Observed::default(), 0, 2, "Ready=True/WithoutCache Degraded=False/AsExpected");
     }
 }

@@ -207,7 +207,7 @@ fn a_client_counts_for_nothing_and_its_problem_is_told() {
     alone.clients = vec![client("c1", ObservedDataset::default())];
     check_with(json!({}), &alone, &applied, "Ready=False/NoNodes");
     alone.clients.push(client("c2", listed()));
-    check_with(json!({}), &alone, &applied, "Ready=True/ClientsServing Warm=True/NothingWanted -Reconciling");
+    check_with(json!({}), &alone, &applied, "Ready=True/WithoutCache Warm=True/NothingWanted -Reconciling");
     with_clients.clients.push(client("c2", problem(Problem::Denied, "s3:ListBucket is missing")));
     let got = check_with(
         preloading(),

@@ -102,7 +102,7 @@ fn ready(observed: &Observed, summary: &Summary) -> NewCondition {
             "no node matches the CachePolicy `{policy}`, so nothing is cached: {} and others that its pods run on read the source",
             client.name
         );
-        return NewCondition::new(Ready, true, "ClientsServing", message);
+        return NewCondition::new(Ready, true, "WithoutCache", message);
     }
     if observed.matched == 0 {
         let message = format!(
