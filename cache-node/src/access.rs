@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use forebay_wire::dataset_spec::{CaBundleRef, Location, SourceSpec};
 use forebay_wire::node_config::{AmbientCredentials, NodeConfig};
+use forebay_wire::reach::Reach;
 use forebay_wire::secret::{Credentials, Secret, SourceAccess};
 
 /// No key of any provider is longer; a Google key file has some 3 KiB.
@@ -44,10 +45,10 @@ pub fn resolve(spec: &SourceSpec, node: &NodeConfig) -> Result<SourceAccess, Acc
     resolve_from(spec, References::Folder(node.secrets.as_deref()), node.ambient_credentials)
 }
 
-/// The same from anywhere.
+/// The same from anywhere. May reach whatever the machine does: who resolves for somebody else sets `reach`.
 pub fn resolve_from(spec: &SourceSpec, references: References<'_>, ambient: AmbientCredentials) -> Result<SourceAccess, AccessError> {
     let Location::S3(s3) = &spec.location else {
-        return Ok(SourceAccess { credentials: Credentials::Anonymous, ca_bundle: None });
+        return Ok(SourceAccess { credentials: Credentials::Anonymous, ca_bundle: None, reach: Reach::Anywhere });
     };
     let lookup = Lookup { origin: spec.to_string(), references };
     let credentials = match &spec.secret {
@@ -59,7 +60,7 @@ pub fn resolve_from(spec: &SourceSpec, references: References<'_>, ambient: Ambi
         Some(reference) => Some(lookup.ca_bundle(reference)?),
         None => None,
     };
-    Ok(SourceAccess { credentials, ca_bundle })
+    Ok(SourceAccess { credentials, ca_bundle, reach: Reach::Anywhere })
 }
 
 /// For one source: `origin` is its URI.

@@ -117,6 +117,8 @@ fn wanted(dataset: &Dataset, valid: &Valid<'_>, observed: &Observed, settings: &
             ambient_credentials: ambient,
             // One cache a node: each lists for itself.
             lister: None,
+            api_server: settings.api_server.clone(),
+            trusted_endpoints: allowed::trusted(&dataset.spec, &valid.policy.spec.allowed_sources),
         },
         object_for_clients: valid.object_for_clients.clone(),
         eviction: dataset.spec.eviction.unwrap_or_default(),

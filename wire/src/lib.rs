@@ -12,6 +12,7 @@ pub mod node_config;
 pub mod node_service;
 pub mod peer_message;
 pub mod problem;
+pub mod reach;
 pub mod rule;
 pub mod schema;
 pub mod secret;

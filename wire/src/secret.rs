@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::reach::Reach;
+
 /// A value that is never printed or serialized.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -47,6 +49,7 @@ pub struct SourceAccess {
     pub credentials: Credentials,
     /// Certificates in PEM that are trusted beside the system's; public, yet from the same place.
     pub ca_bundle: Option<String>,
+    pub reach: Reach,
 }
 
 #[cfg(test)]
@@ -57,7 +60,7 @@ mod tests {
     fn a_secret_prints_as_stars() {
         let canary = "AKIACANARY0123456789";
         let keys = BTreeMap::from([("AWS_ACCESS_KEY_ID".to_owned(), Secret::new(canary))]);
-        let access = SourceAccess { credentials: Credentials::Keys(keys), ca_bundle: None };
+        let access = SourceAccess { credentials: Credentials::Keys(keys), ca_bundle: None, reach: Reach::Anywhere };
         for text in [format!("{access:?}"), format!("{access:#?}"), Secret::new(canary).to_string()] {
             assert!(text.contains("***") || text == "***", "{text}");
             assert!(!text.contains("CANARY"), "{text}");

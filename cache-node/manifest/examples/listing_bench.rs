@@ -35,7 +35,7 @@ fn main() -> Result<()> {
             role_arn: None,
             anonymous: true,
         };
-        let access = SourceAccess { credentials: Credentials::Anonymous, ca_bundle: None };
+        let access = SourceAccess { credentials: Credentials::Anonymous, ca_bundle: None, reach: forebay_wire::reach::Reach::Anywhere };
         let source: Arc<dyn Source> = Arc::new(S3::new(&location, &access)?);
         for _ in 0..rounds {
             let page = sequential(&*source).await?;

@@ -6,6 +6,7 @@ mod body;
 mod checksum;
 mod client;
 mod error;
+mod guard;
 mod list_xml;
 mod raw;
 mod version;

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use forebay_wire::control_service::{Desired, DesiredDataset, Problem};
-use forebay_wire::dataset_spec::Dataset;
+use forebay_wire::dataset_spec::{Dataset, Location, S3Location};
 use forebay_wire::node_config::AmbientCredentials;
+use forebay_wire::reach::Reach;
 use forebay_wire::secret::SourceAccess;
 
 use crate::access::{self, References};
@@ -35,7 +36,7 @@ pub(super) fn parse(desired: &Desired) -> Vec<Result<Wanted, Refused>> {
 
 fn wanted(desired: &DesiredDataset) -> Result<Wanted, Refused> {
     // Every field of a later release that changes what is served must be handled here.
-    let DesiredDataset { uid, object, references, ambient_credentials, lister: _ } = desired;
+    let DesiredDataset { uid, object, references, ambient_credentials, lister: _, api_server, trusted_endpoints } = desired;
     let refused = |kind, sentence: String| Refused { uid: uid.clone(), kind, sentence };
     if !is_uid(uid) {
         return Err(refused(Problem::Invalid, format!("`{}` is no UID of a Kubernetes object", uid.escape_debug())));
@@ -46,13 +47,23 @@ fn wanted(desired: &DesiredDataset) -> Result<Wanted, Refused> {
         .map(|(name, given)| (name.clone(), given.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect()))
         .collect();
     let ambient = if *ambient_credentials { AmbientCredentials::Allow } else { AmbientCredentials::Deny };
+    let guarded = Reach::Guarded { api_server: api_server.iter().filter_map(|address| address.parse().ok()).collect() };
     let accesses = spec
         .sources
         .iter()
-        .map(|source| access::resolve_from(source, References::Given(&references), ambient))
+        .map(|source| {
+            let reach = if is_trusted(&source.location, trusted_endpoints) { Reach::Anywhere } else { guarded.clone() };
+            Ok(SourceAccess { reach, ..access::resolve_from(source, References::Given(&references), ambient)? })
+        })
         .collect::<Result<_, _>>()
-        .map_err(|error| refused(Problem::Reference, error.to_string()))?;
+        .map_err(|error: access::AccessError| refused(Problem::Reference, error.to_string()))?;
     Ok(Wanted { uid: uid.clone(), spec, accesses })
+}
+
+/// Whether the policy lists exactly the source's endpoint.
+fn is_trusted(location: &Location, trusted: &[String]) -> bool {
+    let Location::S3(S3Location { endpoint: Some(endpoint), .. }) = location else { return false };
+    trusted.iter().any(|listed| listed.trim_end_matches('/') == endpoint.trim_end_matches('/'))
 }
 
 /// A UID becomes a part of paths: hexadecimal digits and `-` only.
@@ -97,6 +108,18 @@ mod tests {
         assert_eq!(check(dataset.clone()).unwrap().accesses[0].credentials, Credentials::Anonymous);
         dataset.ambient_credentials = true;
         assert_eq!(check(dataset).unwrap().accesses[0].credentials, Credentials::Ambient);
+    }
+
+    #[test]
+    fn a_source_is_guarded_unless_the_policy_lists_exactly_its_endpoint() {
+        let mut dataset = desired(r#"{"source":"s3://imagenet/","s3":{"endpoint":"https://minio.corp:9000"}}"#);
+        dataset.api_server = vec!["10.96.0.1".to_owned(), "api.corp".to_owned()];
+        let guarded = Reach::Guarded { api_server: vec!["10.96.0.1".parse().unwrap()] };
+        assert_eq!(check(dataset.clone()).unwrap().accesses[0].reach, guarded);
+        dataset.trusted_endpoints = vec!["https://other.corp:9000".to_owned()];
+        assert_eq!(check(dataset.clone()).unwrap().accesses[0].reach, guarded);
+        dataset.trusted_endpoints.push("https://minio.corp:9000/".to_owned());
+        assert_eq!(check(dataset).unwrap().accesses[0].reach, Reach::Anywhere);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! Pure. Does not resolve names: what a name leads to is checked where the connection is made.
 //! Invariant: link-local and loopback addresses and the API server are refused unless exactly this endpoint is listed; `file:` unless listed.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use forebay_wire::dataset_spec::file::{DatasetSpecFile, S3File};
+use forebay_wire::reach;
 
 use crate::glob;
 
@@ -26,6 +27,18 @@ pub fn check(spec: &DatasetSpecFile, allowed: &[String], api_server: &[String]) 
         one(&format!("{base}.uri"), &base, &source.uri, source.s3.as_ref(), allowed, api_server)?;
     }
     Ok(())
+}
+
+/// The endpoints of `spec` that `allowed` lists one by one: a node follows their names wherever they lead.
+pub fn trusted(spec: &DatasetSpecFile, allowed: &[String]) -> Vec<String> {
+    let sources = spec.sources.iter().flatten().map(|source| source.s3.as_ref());
+    let endpoints = [spec.s3.as_ref()].into_iter().chain(sources).flatten().filter_map(|s3| s3.endpoint.clone());
+    endpoints.filter(|endpoint| is_listed(endpoint, allowed)).collect()
+}
+
+/// Letter by letter, but for a last `/`: a pattern lists nothing.
+fn is_listed(endpoint: &str, allowed: &[String]) -> bool {
+    allowed.iter().any(|listed| listed.trim_end_matches('/') == endpoint.trim_end_matches('/'))
 }
 
 fn one(field: &str, base: &str, uri: &str, s3: Option<&S3File>, allowed: &[String], api_server: &[String]) -> Result<(), NotAllowed> {
@@ -54,7 +67,7 @@ fn endpoint(field: &str, address: &str, allowed: &[String], api_server: &[String
     let address = address.strip_suffix('/').unwrap_or(address);
     let endpoints: Vec<&String> =
         allowed.iter().filter(|pattern| pattern.starts_with("http://") || pattern.starts_with("https://")).collect();
-    if endpoints.iter().any(|listed| listed.strip_suffix('/').unwrap_or(listed) == address) {
+    if is_listed(address, allowed) {
         return Ok(());
     }
     let refuse = |why: String| {
@@ -92,8 +105,7 @@ fn forbidden(host: &str, api_server: &[String]) -> Option<&'static str> {
         return Some("this machine itself");
     }
     match name.parse::<IpAddr>() {
-        Ok(IpAddr::V4(address)) => forbidden_v4(address),
-        Ok(IpAddr::V6(address)) => forbidden_v6(address),
+        Ok(address) => reach::forbidden(address),
         // `127.1`, `2130706433`, `0x7f000001`: resolvers take them for addresses, so nobody needs them as a name.
         Err(_) if name.split('.').next_back().is_some_and(is_number) => Some("an address in another spelling"),
         Err(_) => None,
@@ -104,29 +116,6 @@ fn forbidden(host: &str, api_server: &[String]) -> Option<&'static str> {
 fn is_number(part: &str) -> bool {
     let hex = part.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     hex || (!part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-fn forbidden_v4(address: Ipv4Addr) -> Option<&'static str> {
-    if address.is_loopback() || address.octets()[0] == 0 {
-        Some("this machine itself")
-    } else if address.is_link_local() {
-        Some("a link-local address")
-    } else {
-        None
-    }
-}
-
-fn forbidden_v6(address: Ipv6Addr) -> Option<&'static str> {
-    if let Some(inner) = address.to_ipv4_mapped() {
-        return forbidden_v4(inner);
-    }
-    if address.is_loopback() || address.is_unspecified() {
-        Some("this machine itself")
-    } else if address.is_unicast_link_local() || address == Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254) {
-        Some("a link-local address")
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub fn of<'a>(policy: &str, datasets: impl Iterator<Item = &'a DesiredDataset>) 
     let mut digest = Digest(Context::new(&SHA256));
     digest.add(policy.as_bytes());
     for dataset in datasets {
-        let DesiredDataset { uid, object, references, ambient_credentials, lister } = dataset;
+        let DesiredDataset { uid, object, references, ambient_credentials, lister, api_server, trusted_endpoints } = dataset;
         digest.add(uid.as_bytes());
         digest.add(object.as_bytes());
         digest.add(&[u8::from(*ambient_credentials)]);
@@ -22,6 +22,10 @@ pub fn of<'a>(policy: &str, datasets: impl Iterator<Item = &'a DesiredDataset>) 
                 digest.add(lister.node.as_bytes());
             }
             None => digest.add(b""),
+        }
+        for list in [api_server, trusted_endpoints] {
+            digest.add(&list.len().to_le_bytes());
+            list.iter().for_each(|text| digest.add(text.as_bytes()));
         }
         let references: BTreeMap<_, _> = references.iter().collect();
         digest.add(&references.len().to_le_bytes());

@@ -17,6 +17,7 @@ use forebay_wire::dataset_spec::{Addressing, S3Location};
 use forebay_wire::secret::{Credentials, Secret, SourceAccess};
 
 use super::error::Context;
+use super::guard::Guard;
 use crate::SourceError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +38,13 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(options: &S3Location, access: &SourceAccess, context: &Context) -> Result<Self, SourceError> {
-        let http = http_client(access.ca_bundle.as_deref(), context)?;
+        let guard = Guard::new(access.reach.clone());
+        options
+            .endpoint
+            .iter()
+            .try_for_each(|endpoint| guard.check_endpoint(endpoint))
+            .map_err(|refused| context.clone().permanent(refused.to_string()))?;
+        let http = http_client(access.ca_bundle.as_deref(), guard, context)?;
         let credentials = if options.anonymous { Credentials::Anonymous } else { access.credentials.clone() };
         Ok(Self { options: options.clone(), credentials, http, sdk: tokio::sync::OnceCell::new() })
     }
@@ -140,7 +147,7 @@ fn from_keys(keys: &BTreeMap<String, Secret>, context: &Context) -> Result<Share
     Ok(SharedCredentialsProvider::new(credentials))
 }
 
-fn http_client(own: Option<&str>, context: &Context) -> Result<SharedHttpClient, SourceError> {
+fn http_client(own: Option<&str>, guard: Guard, context: &Context) -> Result<SharedHttpClient, SourceError> {
     // The transport panics on what it can't parse and, in debug builds, on a machine without authorities: look first.
     let mut trust = TrustStore::empty().with_native_roots(!rustls_native_certs::load_native_certs().certs.is_empty());
     if let Some(pem) = own {
@@ -152,7 +159,7 @@ fn http_client(own: Option<&str>, context: &Context) -> Result<SharedHttpClient,
         .pool_max_idle_per_host(IDLE_SOCKETS_MAX)
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .tls_context(context)
-        .build_https())
+        .build_with_resolver(guard))
 }
 
 fn check_pem(pem: &[u8]) -> Result<(), String> {

@@ -7,6 +7,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
+use super::guard::Refused;
 use crate::{Key, SourceError};
 
 /// Which request an error belongs to.
@@ -91,6 +92,9 @@ impl Context {
             }
             SdkError::ResponseError(_) => context.unavailable(chain(error)),
             SdkError::DispatchFailure(failure) => {
+                if let Some(refused) = refused_in(error) {
+                    return Err(context.permanent(refused.to_string()));
+                }
                 let detail = chain(error);
                 if detail.contains("invalid peer certificate") {
                     context.permanent(format!("{detail}; if the endpoint's certificate is of a private authority, name it in caBundleRef"))
@@ -193,6 +197,18 @@ fn region_in(raw: &HttpResponse) -> Option<String> {
     let (_, rest) = body.split_once("<Region>")?;
     let (region, _) = rest.split_once("</Region>")?;
     (region.len() < 64 && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')).then(|| region.to_owned())
+}
+
+/// A name that may not be asked, somewhere among the causes.
+fn refused_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refused> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(refused) = error.downcast_ref() {
+            return Some(refused);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// An error with its causes, in one line.

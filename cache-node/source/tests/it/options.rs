@@ -8,6 +8,7 @@ use bytes::Bytes;
 use forebay_source::s3::S3;
 use forebay_source::{Key, Object, Source, SourceError, Version};
 use forebay_wire::dataset_spec::{Addressing, S3Location};
+use forebay_wire::reach::Reach;
 use forebay_wire::secret::{Credentials, SourceAccess};
 
 use crate::recorder::{AUTHORITY, Answer, OBJECT, Recorder, Request};
@@ -53,6 +54,30 @@ async fn a_private_authority_is_trusted_only_when_it_is_named() {
     let error = ask(&place, &SourceAccess { ca_bundle: Some(AUTHORITY.to_owned()), ..access(SECRET_KEY) }).await.unwrap_err();
     assert!(matches!(&error, SourceError::Permanent { detail, .. } if detail.contains("not valid for name")), "{error}");
     assert_eq!(server.requests().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guarded_source_asks_neither_this_machine_nor_the_api_server() {
+    let server = Recorder::start(|_| None);
+    let port = server.endpoint().rsplit(':').next().unwrap().to_owned();
+    let guarded = |api_server: &[&str]| {
+        let api_server = api_server.iter().map(|address| address.parse().unwrap()).collect();
+        SourceAccess { reach: Reach::Guarded { api_server }, ..access(SECRET_KEY) }
+    };
+    // A name that leads here, and every spelling of an address that nobody has to look up.
+    for host in ["localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"] {
+        let place = location(format!("http://{host}:{port}"), "bucket", "");
+        let error = ask(&place, &guarded(&[])).await.unwrap_err();
+        let is_told = matches!(&error, SourceError::Permanent { detail, .. } if detail.contains("this machine itself") && detail.contains("allowedSources"));
+        assert!(is_told, "{host}: {error:?}");
+    }
+    let place = location("http://10.96.0.1:443".to_owned(), "bucket", "");
+    let error = ask(&place, &guarded(&["10.96.0.1"])).await.unwrap_err();
+    assert!(matches!(&error, SourceError::Permanent { detail, .. } if detail.contains("the API server")), "{error:?}");
+    assert!(server.requests().is_empty(), "a request went where none may go");
+    // The same name where its endpoint is trusted.
+    ask(&location(format!("http://localhost:{port}"), "bucket", ""), &access(SECRET_KEY)).await.unwrap();
+    assert!(!server.requests().is_empty());
 }
 
 #[test]
@@ -164,7 +189,7 @@ async fn asks_with_what_it_finds() {
     let endpoint = std::env::var(ENDPOINT).unwrap();
     let addressing = if std::env::var_os("FOREBAY_TEST_VIRTUAL").is_some() { Addressing::VirtualHost } else { Addressing::Auto };
     let place = S3Location { addressing, ..location(endpoint, "bucket", "") };
-    ask(&place, &SourceAccess { credentials: Credentials::Ambient, ca_bundle: None }).await.unwrap();
+    ask(&place, &SourceAccess { credentials: Credentials::Ambient, ca_bundle: None, reach: Reach::Anywhere }).await.unwrap();
 }
 
 fn run(mut command: Command) {

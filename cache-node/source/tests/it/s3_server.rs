@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use forebay_wire::dataset_spec::{Addressing, S3Location};
+use forebay_wire::reach::Reach;
 use forebay_wire::secret::{Credentials, Secret, SourceAccess};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
@@ -81,5 +82,5 @@ pub(crate) fn location(endpoint: String, bucket: &str, prefix: &str) -> S3Locati
 pub(crate) fn access(secret: &str) -> SourceAccess {
     let keys = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", secret)];
     let keys = keys.into_iter().map(|(name, value)| (name.to_owned(), Secret::new(value))).collect();
-    SourceAccess { credentials: Credentials::Keys(keys), ca_bundle: None }
+    SourceAccess { credentials: Credentials::Keys(keys), ca_bundle: None, reach: Reach::Anywhere }
 }
