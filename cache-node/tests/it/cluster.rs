@@ -332,7 +332,8 @@ fn a_cache_evicts_as_its_data_sets_say_where_they_agree() {
     assert!(evicted_by_reading() <= 4, "a stable subset stays");
     node.sync("2", Some(vec![node.dataset(UID, r#","eviction":"LRU""#)]));
     let evicted = evicted_by_reading();
-    assert!(evicted >= 20, "in turn none stays to be read again: {evicted}");
+    // Files of one age are chosen among at random, so some are read again in time. A subset that stays evicts at most its first occupants.
+    assert!(evicted > 8, "who comes is let in: {evicted}");
     let mut other = node.dataset("0d9a4b1c-0000-4000-8000-000000000002", "");
     other.object = other.object.replace(r#""name":"t""#, r#""name":"other""#);
     node.sync("3", Some(vec![node.dataset(UID, r#","eviction":"LRU""#), other]));
