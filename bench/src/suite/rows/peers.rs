@@ -80,12 +80,13 @@ pub(super) fn source_bytes(suite: &mut Suite) -> Result<()> {
     let bytes: u64 = listed[0].iter().map(|(_, size)| size).sum();
     let workload = Workload::Files { threads: READERS, order: Order::Shuffled };
     let before = serve::counted(suite.endpoint()?)?;
-    let read = |(number, (node, files)): (usize, (&Node, &Vec<(PathBuf, u64)>))| {
-        let (folder, files, workload) = (node.mount_point(), files.clone(), &workload);
-        move || workload::run(workload, &folder, &files, number as u64)
-    };
+    let mounts: Vec<PathBuf> = nodes.iter().map(Node::mount_point).collect();
     let passes = std::thread::scope(|scope| {
-        let running: Vec<_> = nodes.iter().zip(&listed).enumerate().map(|one| scope.spawn(read(one))).collect();
+        let mut running = Vec::new();
+        for (number, (folder, files)) in mounts.iter().zip(&listed).enumerate() {
+            let workload = &workload;
+            running.push(scope.spawn(move || workload::run(workload, folder, files, number as u64)));
+        }
         running.into_iter().map(|one| one.join().map_err(|_| anyhow::anyhow!("a reader panicked"))?).collect::<Result<Vec<_>>>()
     })?;
     let fetched = (serve::counted(suite.endpoint()?)?.body_bytes - before.body_bytes) as f64;
