@@ -17,8 +17,9 @@ peer_port=7071
 metrics_port=9771
 export AWS_ACCESS_KEY_ID=forebay AWS_SECRET_ACCESS_KEY=forebay-loopback-only
 
-step="begin"
-say() { step=$1; printf '%s\n' "== $1"; }
+target=cluster-demo
+. bench/demo/lib.sh
+
 all() { seq 1 "$nodes"; }
 space() { echo "fbdemo$1"; }
 # In the network of node $1; the mounts stay visible to all.
@@ -36,28 +37,12 @@ stop() {
         ip link del "fbdemo-v$at" 2>/dev/null || true
         ip netns del "$(space "$at")" 2>/dev/null || true
     done
-    if [ -s "$home/server.pid" ]; then
-        pid=$(cat "$home/server.pid")
-        if [ -e "/proc/$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q "forebay-bench serve"; then kill "$pid"; fi
-        rm -f "$home/server.pid"
-    fi
+    stop_server
     ip link del "$bridge" 2>/dev/null || true
 }
 
-failed() {
-    code=$?
-    # A subshell only ends; its parent tells.
-    [ "$BASHPID" = $$ ] || exit "$code"
-    trap - ERR
-    echo
-    echo "make cluster-demo failed at the step: $step"
-    [ -s "$home/step.log" ] && { echo "what it said last:"; tail -n 15 "$home/step.log" | sed 's/^/    /'; }
-    stop >/dev/null 2>&1
-    exit "$code"
-}
 trap failed ERR
 trap 'stop >/dev/null 2>&1' EXIT
-quiet() { "$@" >"$home/step.log" 2>&1; }
 
 mkdir -p "$home"
 : >"$home/step.log"
@@ -119,13 +104,7 @@ for at in $(all); do
 done
 
 say "start an S3 server at $net.1"
-rm -f "$home/endpoint"
-setsid "$bench" serve "$home/buckets" --listen "$net.1:0" --ready "$home/endpoint" >"$home/server.log" 2>&1 </dev/null &
-echo $! >"$home/server.pid"
-for _ in $(seq 300); do [ -s "$home/endpoint" ] && break; sleep 0.1; done
-[ -s "$home/endpoint" ] || { cp "$home/server.log" "$home/step.log"; false; }
-endpoint=$(cat "$home/endpoint")
-counter() { curl -fsS "$endpoint/_counters" | sed 's/.*"body_bytes":\([0-9]*\).*/\1/'; }
+start_server "$net.1:0"
 
 cat >"$home/dataset.yaml" <<YAML
 apiVersion: forebay.dev/v1alpha1

@@ -14,17 +14,12 @@ mount=$home/data
 export FOREBAY_RUN=$home/run
 export AWS_ACCESS_KEY_ID=forebay AWS_SECRET_ACCESS_KEY=forebay-loopback-only
 
-step="begin"
-say() { step=$1; printf '%s\n' "== $1"; }
+target=demo
+. bench/demo/lib.sh
 
 stop() {
     if mountpoint -q "$mount"; then "$node" unmount "$mount" || return 1; fi
-    if [ -s "$home/server.pid" ]; then
-        pid=$(cat "$home/server.pid")
-        # Only if that number still is our server.
-        if [ -e "/proc/$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q "forebay-bench serve"; then kill "$pid"; fi
-        rm -f "$home/server.pid"
-    fi
+    stop_server
 }
 
 if [ "${1:-}" = stop ]; then
@@ -33,20 +28,8 @@ if [ "${1:-}" = stop ]; then
     exit 0
 fi
 
-failed() {
-    code=$?
-    # A subshell only ends; its parent tells.
-    [ "$BASHPID" = $$ ] || exit "$code"
-    trap - ERR
-    echo
-    echo "make demo failed at the step: $step"
-    [ -s "$home/step.log" ] && { echo "what it said last:"; tail -n 15 "$home/step.log" | sed 's/^/    /'; }
-    stop >/dev/null 2>&1 || echo "the mount at $mount is still there: see $node status $mount"
-    exit "$code"
-}
+left_behind() { echo "the mount at $mount is still there: see $node status $mount"; }
 trap failed ERR
-# Runs a command quietly; what it says is shown when it fails.
-quiet() { "$@" >"$home/step.log" 2>&1; }
 
 mkdir -p "$home"
 : >"$home/step.log"
@@ -87,12 +70,7 @@ awk -v total="$total" -v wanted="$files" 'int(NR * wanted / total) > int((NR - 1
     done
 
 say "start an S3 server on loopback and fill the bucket"
-rm -f "$home/endpoint"
-setsid "$bench" serve "$home/buckets" --ready "$home/endpoint" >"$home/server.log" 2>&1 </dev/null &
-echo $! >"$home/server.pid"
-for _ in $(seq 100); do [ -s "$home/endpoint" ] && break; sleep 0.1; done
-[ -s "$home/endpoint" ] || { cp "$home/server.log" "$home/step.log"; false; }
-endpoint=$(cat "$home/endpoint")
+start_server 127.0.0.1:0
 quiet "$bench" put "$home/control" --endpoint "$endpoint" --bucket clipart --prefix train/
 
 say "mount s3://clipart/train/ at $mount"
@@ -112,8 +90,6 @@ tiers:
 YAML
 quiet "$node" mount "$home/dataset.yaml" "$mount" --config "$home/node.yaml"
 
-counter() { curl -fsS "$endpoint/_counters" | sed 's/.*"body_bytes":\([0-9]*\).*/\1/'; }
-command -v curl >/dev/null || counter() { "$python" -c "import json,urllib.request;print(json.load(urllib.request.urlopen('$endpoint/_counters'))['body_bytes'])"; }
 epoch() { "$python" bench/demo/epoch.py decode "$1" "$2" 2>"$home/step.log"; }
 
 before=$(counter)
