@@ -273,6 +273,12 @@ struct Figures {
 }
 
 impl Figures {
+    /// One count held against another.
+    fn quotient(control: f64, forebay: f64) -> Self {
+        let ratio = forebay / control;
+        Self { control, forebay, ratio, spread: 0.0, samples: vec![ratio] }
+    }
+
     /// The CPU side of a comparison as figures of its own: microseconds per unit.
     fn cpu_of(comparison: &Comparison) -> Self {
         let Comparison { control_cpu_us, candidate_cpu_us, cpu_ratio, cpu_spread, cpu_samples, .. } = comparison;

@@ -97,8 +97,7 @@ pub(super) fn source_bytes(suite: &mut Suite) -> Result<()> {
         }
         let after = serve::counted(suite.endpoint()?)?;
         let fetched = (after.body_bytes - before.body_bytes) as f64;
-        let ratio = fetched / bytes as f64;
-        let figures = Figures { control: bytes as f64, forebay: fetched, ratio, spread: 0.0, samples: vec![ratio] };
+        let figures = Figures::quotient(bytes as f64, fetched);
         let note = format!("{} GETs for {} files, two epochs", after.gets - before.gets, files.len());
         suite.push(&format!("source-bytes-{prefix}"), "bytes", Goal::AtMost(1.01), figures, node.memory(), note);
         node.unmount()?;

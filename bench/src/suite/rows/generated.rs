@@ -136,7 +136,7 @@ pub(super) fn restart(suite: &mut Suite) -> Result<()> {
     let told = rows.last().context("store_restart prints a line")?;
     let (objects, kept) = (number(told, "objects")?, number(told, "kept")?);
     let none = Memory::default();
-    let figures = Figures { control: objects, forebay: kept, ratio: kept / objects, spread: 0.0, samples: vec![kept / objects] };
+    let figures = Figures::quotient(objects, kept);
     suite.push("restart-1m-kept", "objects", Goal::AtLeast(1.0), figures, none, "closed and opened again".to_owned());
     let note = format!("of it {:.0} ms to open the store", number(told, "open_ms")?);
     suite.push_value("restart-1m-first-hit", "ms", Goal::AtMost(1000.0), number(told, "first_hit_ms")?, none, note);
@@ -151,7 +151,7 @@ pub(super) fn memory(suite: &mut Suite) -> Result<()> {
     let folder = scratch(suite, "generated")?;
     let server = generated_server(suite, Layout::Even, 0)?;
     let sources = vec![("/".to_owned(), String::new())];
-    let setup = Setup { name: "generated".to_owned(), sources, ..suite.setup("generated", &[]) };
+    let setup = Setup { sources, ..suite.setup("generated", &[]) };
     let group = Arc::new(Group::new(MEMORY_LIMIT_BYTES)?);
     let mut node = Node::new(&suite.options.node_binary, &folder, &server.endpoint, "generated", &setup)?.inside(group.clone());
     let begin = Instant::now();

@@ -11,8 +11,8 @@ use super::super::side::pass;
 use super::super::{Figures, Suite};
 use crate::compare::{Comparison, compare};
 use crate::report::Goal;
+use crate::serve;
 use crate::workload::{self, Order, Workload, files_below};
-use crate::{measure, serve};
 
 /// In the certificates of all nodes.
 const NAME: &str = "cache.bench.example";
@@ -71,7 +71,7 @@ impl Cache {
 /// Four nodes read everything at once, each in an order of its own, and nothing of it is cached.
 pub(super) fn source_bytes(suite: &mut Suite) -> Result<()> {
     let cache = Cache::new(suite, vec!["1Gi"; 4])?;
-    let setup = Setup { name: "peers".to_owned(), ..suite.setup("peers", &["small"]) };
+    let setup = suite.setup("peers", &["small"]);
     let mut nodes = (0..4).map(|number| cache.node(suite, number, &setup)).collect::<Result<Vec<_>>>()?;
     for node in &mut nodes {
         node.remount_empty()?;
@@ -90,64 +90,75 @@ pub(super) fn source_bytes(suite: &mut Suite) -> Result<()> {
         running.into_iter().map(|one| one.join().map_err(|_| anyhow::anyhow!("a reader panicked"))?).collect::<Result<Vec<_>>>()
     })?;
     let fetched = (serve::counted(suite.endpoint()?)?.body_bytes - before.body_bytes) as f64;
-    let ratio = fetched / bytes as f64;
-    let figures = Figures { control: bytes as f64, forebay: fetched, ratio, spread: 0.0, samples: vec![ratio] };
+    let figures = Figures::quotient(bytes as f64, fetched);
     let slowest = passes.iter().map(workload::Pass::units_per_second).fold(f64::INFINITY, f64::min);
     let note = format!("4 nodes at once, cold, {READERS} readers each, {slowest:.0} files/s on the slowest; the control is the data set");
     suite.push("peers-source-bytes", "bytes", Goal::AtMost(1.01), figures, nodes[0].memory(), note);
     nodes.iter_mut().try_for_each(Node::unmount)
 }
 
-/// All is on the second node; the first one reads it there and keeps nothing.
-fn from_the_other(suite: &Suite, prefix: &str, workload: &Workload) -> Result<(Comparison, measure::Memory)> {
-    let cache = Cache::new(suite, vec!["1Mi", "1Ti"])?;
-    let mut setup = suite.setup(&format!("peers-{prefix}"), &[prefix]);
-    setup.dataset_lines = "  rules: [{ path: /, localCopy: Never }]\n".to_owned();
-    let (mut reader, mut owner) = (cache.node(suite, 0, &setup)?, cache.node(suite, 1, &setup)?);
-    owner.mount()?;
-    reader.mount()?;
-    let (owned, read) = (files_below(&owner.mount_point())?, files_below(&reader.mount_point())?);
-    workload::run(&FILES_8, &owner.mount_point(), &owned, 0)?;
-    let compared = compare(
-        suite.scale.pairs,
-        |epoch| {
-            workload::drop_pages(&owned)?;
-            pass(workload, &owner.mount_point(), &owned, epoch, &owner.pids())
-        },
-        |epoch| {
-            workload::drop_pages(&read)?;
-            pass(workload, &reader.mount_point(), &read, epoch, &[reader.pids(), owner.pids()].concat())
-        },
-    )?;
-    let memory = reader.memory();
-    reader.unmount()?;
-    owner.unmount()?;
-    Ok((compared, memory))
+/// Two nodes with one data set, all of it on the second one; the first reads it there and keeps nothing.
+struct Pair {
+    reader: Node,
+    owner: Node,
+    read: Vec<(PathBuf, u64)>,
+    owned: Vec<(PathBuf, u64)>,
+}
+
+impl Pair {
+    fn new(suite: &Suite, prefix: &str) -> Result<Self> {
+        let cache = Cache::new(suite, vec!["1Mi", "1Ti"])?;
+        let mut setup = suite.setup(&format!("peers-{prefix}"), &[prefix]);
+        setup.dataset_lines = "  rules: [{ path: /, localCopy: Never }]\n".to_owned();
+        let (mut reader, mut owner) = (cache.node(suite, 0, &setup)?, cache.node(suite, 1, &setup)?);
+        owner.mount()?;
+        reader.mount()?;
+        let (owned, read) = (files_below(&owner.mount_point())?, files_below(&reader.mount_point())?);
+        workload::run(&FILES_8, &owner.mount_point(), &owned, 0)?;
+        Ok(Self { reader, owner, read, owned })
+    }
+
+    /// Reads of the first node against the same ones of the second, which are its own; the mounts' pages are of use to neither.
+    fn compare(&self, suite: &Suite, workload: &Workload) -> Result<Comparison> {
+        let Self { reader, owner, read, owned } = self;
+        compare(
+            suite.scale.pairs,
+            |epoch| {
+                workload::drop_pages(owned)?;
+                pass(workload, &owner.mount_point(), owned, epoch, &owner.pids())
+            },
+            |epoch| {
+                workload::drop_pages(read)?;
+                pass(workload, &reader.mount_point(), read, epoch, &[reader.pids(), owner.pids()].concat())
+            },
+        )
+    }
+
+    fn unmount(mut self) -> Result<()> {
+        self.reader.unmount()?;
+        self.owner.unmount()
+    }
 }
 
 pub(super) fn small(suite: &mut Suite) -> Result<()> {
-    let (compared, memory) = from_the_other(suite, "small", &FILES_8)?;
-    suite.row(
-        "peers-small",
-        "files/s",
-        Goal::Reported,
-        &compared,
-        memory,
-        "from another node's store; the control reads its own".to_owned(),
-    );
+    let pair = Pair::new(suite, "small")?;
+    let compared = pair.compare(suite, &FILES_8)?;
+    let memory = pair.reader.memory();
+    let note = "from another node's store; the control reads its own".to_owned();
+    suite.row("peers-small", "files/s", Goal::Reported, &compared, memory, note);
     let note = "client and both daemons, over TLS".to_owned();
     suite.push("peers-small-cpu", "us/file", Goal::AtMost(2.0), Figures::cpu_of(&compared), memory, note);
-    Ok(())
+    pair.unmount()
 }
 
 pub(super) fn random(suite: &mut Suite) -> Result<()> {
+    let pair = Pair::new(suite, "large")?;
     for threads in [1, 8] {
-        let workload = Workload::Random { block: 128 << 10, threads, reads: suite.scale.random_reads / 20 };
-        let (compared, memory) = from_the_other(suite, "large", &workload)?;
+        let compared = pair.compare(suite, &Workload::Random { block: 128 << 10, threads, reads: suite.scale.random_reads / 20 })?;
         let Comparison { p50_us, p99_us, control_p50_us, control_p99_us, .. } = compared;
         let note =
             format!("p50 {p50_us:.0} us (own store {control_p50_us:.0}), p99 {p99_us:.0} us (own store {control_p99_us:.0}), over TLS");
-        suite.row(&format!("peers-random-128k-threads-{threads}"), "reads/s", Goal::Reported, &compared, memory, note);
+        suite.row(&format!("peers-random-128k-threads-{threads}"), "reads/s", Goal::Reported, &compared, pair.reader.memory(), note);
     }
-    Ok(())
+    pair.unmount()
 }
