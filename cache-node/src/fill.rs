@@ -246,10 +246,7 @@ impl Fill {
         to: usize,
         into: &mut BytesMut,
     ) -> Result<Supplier, FillError> {
-        let (flight, joined) = self.join(file, index, Priority::OnDemand);
-        if joined {
-            flight.hurry();
-        }
+        let flight = self.join_now(file, index);
         let outcome = flight.read(from, to, into).await;
         if flight.is_used_up() {
             self.drop_lingering(BlockId { object: file.object.id, index });
@@ -299,26 +296,41 @@ impl Fill {
 
     /// The flight of a block, and whether it was there before.
     fn join(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex, priority: Priority) -> (Arc<Flight>, bool) {
-        let way = self.way(file, BlockId { object: file.object.id, index });
-        self.join_by(file, index, priority, way)
+        self.join_by(file, index, priority, || self.way(file, BlockId { object: file.object.id, index }))
     }
 
-    /// The same, by this way if it begins now.
-    fn join_by(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex, priority: Priority, way: Way) -> (Arc<Flight>, bool) {
+    /// The flight of a block that a reader waits for: also one that was in no hurry is, from now on.
+    fn join_now(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex) -> Arc<Flight> {
+        let (flight, joined) = self.join(file, index, Priority::OnDemand);
+        if joined {
+            flight.hurry();
+        }
+        flight
+    }
+
+    /// `join`, by this way if it begins now: most reads join a flight, and needn't know the way.
+    fn join_by(
+        self: &Arc<Self>,
+        file: &Arc<FileObject>,
+        index: BlockIndex,
+        priority: Priority,
+        way: impl FnOnce() -> Way,
+    ) -> (Arc<Flight>, bool) {
         let block = BlockId { object: file.object.id, index };
         if let Some(flight) = self.lingering.lock().find(block) {
             return (flight, true);
         }
         let extent = self.block_size.extent(index, file.object.size).expect("a reader asks for blocks of the object");
-        let flight = {
+        let (flight, way) = {
             let mut flights = self.shard(block).lock();
             if let Some(flight) = flights.get(&block) {
                 return (flight.clone(), true);
             }
+            let way = way();
             let from = if way == Way::Own { Supplier::Source } else { Supplier::Peer };
             let flight = Flight::new(extent.len() as usize, from);
             flights.insert(block, flight.clone());
-            flight
+            (flight, way)
         };
         self.metrics.started.add(1);
         self.metrics.in_flight.add(1);

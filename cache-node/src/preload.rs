@@ -123,14 +123,14 @@ impl Preload {
         let manifest = self.fs.manifest().ok_or(PreloadError::NoManifest)?;
         let paths = list::without_paths_below_others(paths.to_vec());
         let mut wanted = Wanted::default();
-        let (rules, share, store) = (self.fs.rules(), share(&self.fs), self.fs.reader().store());
+        let (rules, share, reader) = (self.fs.rules(), share(&self.fs), self.fs.reader());
         list::each_wanted(&manifest, &rules, share, &paths, &mut |entry, bytes| {
             let object = manifest.object(entry)?.object;
             wanted.bytes += bytes;
             wanted.held_bytes += match share.fill.is_alone() {
-                true => self.fs.reader().held_bytes(&object),
+                true => reader.held_bytes(&object),
                 // Beside its own a node holds copies of others' blocks, which make up for none that lacks.
-                false => share.held_bytes(object, rules.resolve(&manifest.path(entry)?).local_copy, store),
+                false => reader.held_bytes_of(&object, share.blocks(object, rules.resolve(&manifest.path(entry)?).local_copy)),
             };
             Ok(())
         })?;

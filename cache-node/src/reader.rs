@@ -84,7 +84,15 @@ impl Reader {
 
     /// Bytes of the object that the store has.
     pub fn held_bytes(&self, object: &forebay_wire::block::ObjectRef) -> u64 {
-        let blocks = (0..self.block_size.count(object.size)).map(forebay_wire::block::BlockIndex);
+        self.held_bytes_of(object, (0..self.block_size.count(object.size)).map(forebay_wire::block::BlockIndex))
+    }
+
+    /// The same of some of its blocks.
+    pub fn held_bytes_of(
+        &self,
+        object: &forebay_wire::block::ObjectRef,
+        blocks: impl Iterator<Item = forebay_wire::block::BlockIndex>,
+    ) -> u64 {
         let here = blocks.filter(|index| self.store.contains(object, *index));
         here.filter_map(|index| self.block_size.extent(index, object.size)).map(|extent| extent.len()).sum()
     }

@@ -148,7 +148,7 @@ impl Giving {
     /// The block's flight, which asks the source.
     async fn join(&self) -> Result<Arc<Flight>, Refusal> {
         let priority = if self.background { Priority::Background } else { Priority::OnDemand };
-        let (flight, joined) = self.fill.join_by(&self.file, self.index, priority, Way::Own);
+        let (flight, joined) = self.fill.join_by(&self.file, self.index, priority, || Way::Own);
         if joined && !self.background {
             flight.hurry();
         }

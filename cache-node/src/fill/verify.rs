@@ -293,10 +293,7 @@ impl Fill {
             if self.store.contains(&file.object, index) {
                 return Ok(true);
             }
-            let (flight, joined) = self.join(file, index, Priority::OnDemand);
-            if joined {
-                flight.hurry();
-            }
+            let flight = self.join_now(file, index);
             flight.finished().await?;
             Ok(flight.settled().await)
         });
@@ -313,10 +310,7 @@ impl Fill {
     async fn digests_of_flights(self: &Arc<Self>, file: &Arc<FileObject>, mut hasher: Hasher) -> Result<Option<Arc<[u128]>>, FillError> {
         let mut digests = Vec::new();
         for index in (0..self.block_size.count(file.object.size)).map(BlockIndex) {
-            let (flight, joined) = self.join(file, index, Priority::OnDemand);
-            if joined {
-                flight.hurry();
-            }
+            let flight = self.join_now(file, index);
             flight.finished().await?;
             hasher.update(flight.bytes().ok_or(FillError::Aborted)?);
             digests.push(flight.digest().ok_or(FillError::Aborted)?);
@@ -366,10 +360,7 @@ impl Fill {
     ) -> Result<(), FillError> {
         let block = BlockId { object: file.object.id, index };
         for _ in 0..PROVE_ATTEMPTS_MAX {
-            let (flight, joined) = self.join(file, index, Priority::OnDemand);
-            if joined {
-                flight.hurry();
-            }
+            let flight = self.join_now(file, index);
             flight.finished().await?;
             if flight.digest() == digests.get(index.0 as usize).copied() {
                 let outcome = flight.read(from, to, into).await;

@@ -22,12 +22,8 @@ const PIECE_BYTES: usize = 512 << 10;
 pub(super) struct Gives(pub(super) Weak<Node>);
 
 impl Gives {
-    fn node(&self) -> Result<Arc<Node>, Refusal> {
-        self.0.upgrade().ok_or(Refusal::Busy)
-    }
-
     fn dataset(&self, id: &DatasetId) -> Result<(Arc<Node>, Arc<Dataset>), Refusal> {
-        let node = self.node()?;
+        let node = self.0.upgrade().ok_or(Refusal::Busy)?;
         let dataset = node.datasets.read().iter().find(|dataset| dataset.fs.name() == id.as_str()).cloned();
         dataset.map(|dataset| (node, dataset)).ok_or(Refusal::UnknownDataset)
     }

@@ -36,16 +36,7 @@ impl Share<'_> {
 
     /// Bytes of them.
     pub(super) fn bytes(self, object: ObjectRef, local_copy: LocalCopy) -> u64 {
-        self.sum(object, self.blocks(object, local_copy))
-    }
-
-    /// Bytes of them that the store has.
-    pub(super) fn held_bytes(self, object: ObjectRef, local_copy: LocalCopy, store: &Store) -> u64 {
-        self.sum(object, self.blocks(object, local_copy).filter(|index| store.contains(&object, *index)))
-    }
-
-    fn sum(self, object: ObjectRef, blocks: impl Iterator<Item = BlockIndex>) -> u64 {
-        blocks.filter_map(|index| self.block_size.extent(index, object.size)).map(|extent| extent.len()).sum()
+        self.blocks(object, local_copy).filter_map(|index| self.block_size.extent(index, object.size)).map(|extent| extent.len()).sum()
     }
 }
 
