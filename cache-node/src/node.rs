@@ -83,6 +83,8 @@ pub enum NodeError {
         #[source]
         cause: ProtocolError,
     },
+    #[error("adopt a mount of {dataset}: the one before it is gone and its session hasn't ended; it is tried again")]
+    FormerMount { dataset: String },
     #[error(transparent)]
     Fuse(#[from] FuseError),
     #[error("start the node: told to stop before it served")]

@@ -119,7 +119,7 @@ impl From<NodeError> for Failure {
             NodeError::Source { cause, .. } => of_source(cause),
             NodeError::Manifest { .. } => Exit::Io,
             NodeError::Holder { .. } | NodeError::Fuse(_) => Exit::Machine,
-            NodeError::Peers(PeerSetupError::Listen { .. }) | NodeError::Stopping => Exit::Temporary,
+            NodeError::Peers(PeerSetupError::Listen { .. }) | NodeError::FormerMount { .. } | NodeError::Stopping => Exit::Temporary,
             NodeError::Peers(
                 PeerSetupError::Identity(_) | PeerSetupError::Placement(_) | PeerSetupError::Unlisted { .. } | PeerSetupError::Name { .. },
             ) => Exit::Usage,

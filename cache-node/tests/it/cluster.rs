@@ -258,6 +258,26 @@ fn rules_and_preload_take_effect_at_once_and_other_fields_without_a_failed_read(
 }
 
 #[test]
+fn a_mount_that_follows_another_at_once_is_answered() {
+    if skip() {
+        return;
+    }
+    let node = Node::start();
+    node.sync("1", Some(vec![node.dataset(UID, "")]));
+    for _ in 0..40 {
+        let mount = node.mount();
+        // By a thread, since nothing ends a read that nobody answers but the end of the mount.
+        let read = std::thread::spawn({
+            let path = node.path("mount/f1");
+            move || fs::read(path)
+        });
+        wait_until("the read", || read.is_finished());
+        assert_eq!(read.join().unwrap().unwrap(), vec![1; BYTES]);
+        drop(mount);
+    }
+}
+
+#[test]
 fn what_is_warm_is_so_only_as_long_as_every_wanted_block_is_here() {
     let node = Node::start();
     node.sync("1", Some(vec![node.dataset(UID, r#","preload":{"when":"Once"},"sync":{"interval":"1s"}"#)]));
