@@ -27,7 +27,7 @@ build: ## debug build of everything, tests too: what they need of other crates i
 
 .PHONY: release
 release: ## release build of the node, the bench and the examples that it measures by, cached outside the clone
-	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-node -p forebay-bench -p forebay-manifest -p forebay-store --bins --examples
+	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-node -p forebay-bench -p forebay-manifest -p forebay-store -p forebay-peer --bins --examples
 
 .PHONY: test
 test: lint unit readers pjdfstest ## everything a change must pass: fmt, clippy, cargo deny, all tests, tidy, real readers

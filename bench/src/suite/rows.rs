@@ -3,6 +3,7 @@
 mod cold;
 mod generated;
 mod limits;
+mod peer_wire;
 mod peers;
 mod warm;
 
@@ -50,7 +51,7 @@ impl Group {
 }
 
 /// `make bench ROWS="steady walk"` chooses by the beginnings of rows' names.
-pub(super) const ALL: [Group; 21] = [
+pub(super) const ALL: [Group; 22] = [
     Group { name: "cold-epoch", rows: &["cold-epoch", "cold-epoch-cpu"], data: &[Data::Small], measure: cold::epoch },
     Group { name: "cold-first-byte", rows: &["cold-first-byte"], data: &[Data::Small], measure: cold::first_byte },
     Group {
@@ -128,6 +129,23 @@ pub(super) const ALL: [Group; 21] = [
         rows: &["restart-1m-kept", "restart-1m-first-hit", "restart-1m-index"],
         data: &[],
         measure: generated::restart,
+    },
+    Group {
+        name: "peers-wire",
+        rows: &[
+            "peers-wire-plain-128k-streams-1",
+            "peers-wire-plain-128k-streams-8",
+            "peers-wire-plain-4m-streams-1",
+            "peers-wire-plain-4m-streams-8",
+            "peers-wire-plain-latency",
+            "peers-wire-tls-128k-streams-1",
+            "peers-wire-tls-128k-streams-8",
+            "peers-wire-tls-4m-streams-1",
+            "peers-wire-tls-4m-streams-8",
+            "peers-wire-tls-latency",
+        ],
+        data: &[],
+        measure: peer_wire::wire,
     },
     Group { name: "peers-source-bytes", rows: &["peers-source-bytes"], data: &[Data::Small], measure: peers::source_bytes },
     Group { name: "peers-small", rows: &["peers-small", "peers-small-cpu"], data: &[Data::Small], measure: peers::small },

@@ -33,7 +33,7 @@ const MEMORY_LIMIT_BYTES: u64 = 256 << 20;
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 
 /// Runs an example and gives the JSON of each line that it prints.
-fn told(mut command: Command) -> Result<Vec<Value>> {
+pub(super) fn told(mut command: Command) -> Result<Vec<Value>> {
     let output = command.output().with_context(|| format!("start {:?}", command.get_program()))?;
     let program = command.get_program().to_string_lossy().into_owned();
     ensure!(output.status.success(), "{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
@@ -41,7 +41,7 @@ fn told(mut command: Command) -> Result<Vec<Value>> {
     text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("{program} printed {line:?}"))).collect()
 }
 
-fn number(told: &Value, name: &str) -> Result<f64> {
+pub(super) fn number(told: &Value, name: &str) -> Result<f64> {
     told[name].as_f64().with_context(|| format!("the example tells `{name}`: {told}"))
 }
 
