@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use forebay_daemon::identity::{Identity, Protocol};
 use forebay_peer::frame::{self, Kind, PAYLOAD_BYTES_MAX};
 use forebay_peer::{
@@ -162,7 +162,7 @@ async fn take(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), length: u64) -
     question[..8].copy_from_slice(&length.to_le_bytes());
     stream.write_all(&question).await?;
     stream.flush().await?;
-    let (mut received, mut bytes) = (BytesMut::with_capacity(frame::HEADER_BYTES + PAYLOAD_BYTES_MAX), 0);
+    let (mut received, mut bytes) = (BytesMut::new(), 0);
     loop {
         if let Some(frame) = frame::decode(&mut received)? {
             bytes += frame.payload.len() as u64;
@@ -171,8 +171,14 @@ async fn take(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), length: u64) -
             }
             continue;
         }
-        received.reserve(frame::HEADER_BYTES + PAYLOAD_BYTES_MAX);
-        stream.read_buf(&mut received).await?;
+        // No more than one frame: what is received is never copied to be joined with the next.
+        let whole = match received.is_empty() {
+            true => frame::HEADER_BYTES + PAYLOAD_BYTES_MAX,
+            false => frame::wanted(&received)?,
+        };
+        let missing = whole - received.len();
+        received.reserve(missing);
+        stream.read_buf(&mut (&mut received).limit(missing)).await?;
     }
 }
 
