@@ -133,7 +133,7 @@ impl Giving {
         let (store, object) = (self.fill.store.clone(), self.file.object);
         let read = move || {
             let mut bytes = vec![0; piece.len() as usize];
-            match store.read(&object, piece, &mut bytes) {
+            match store.read_for_others(&object, piece, &mut bytes) {
                 Ok(ReadOutcome::Hit) => Some(bytes),
                 Ok(ReadOutcome::Miss) => None,
                 Err(error) => {

@@ -146,6 +146,15 @@ impl Store {
     /// Reads `extent` into `into` (exactly its length) and checks it. Blocks on the disk; holds no lock meanwhile.
     /// A read that races an eviction gives `Miss` or the right bytes.
     pub fn read(&self, object: &ObjectRef, extent: Extent, into: &mut [u8]) -> Result<ReadOutcome, StoreError> {
+        self.read_with(object, extent, into, self.config.drop_pages_after_read)
+    }
+
+    /// The same, and leaves the bytes in this machine's page cache: for who keeps them nowhere here, and whose next one asks again.
+    pub fn read_for_others(&self, object: &ObjectRef, extent: Extent, into: &mut [u8]) -> Result<ReadOutcome, StoreError> {
+        self.read_with(object, extent, into, false)
+    }
+
+    fn read_with(&self, object: &ObjectRef, extent: Extent, into: &mut [u8], drop_pages: bool) -> Result<ReadOutcome, StoreError> {
         if extent.end() > object.size || extent.len() != into.len() as u64 {
             let detail = format!("[{}, {}) of {} bytes into {}", extent.start(), extent.end(), object.size, into.len());
             return Err(StoreError::Misuse { op: "read", object: object.id, detail });
@@ -156,7 +165,7 @@ impl Store {
             let mut is_stale = false;
             let mut is_impostor = !found.is_empty();
             for entry in found.iter() {
-                match self.read_at(object, extent, into, &entry) {
+                match self.read_at(object, extent, into, &entry, drop_pages) {
                     Ok(Step::Hit) => {
                         self.touch(&entry);
                         return Ok(ReadOutcome::Hit);
@@ -180,8 +189,7 @@ impl Store {
         Ok(ReadOutcome::Miss)
     }
 
-    fn read_at(&self, object: &ObjectRef, extent: Extent, into: &mut [u8], entry: &Entry) -> io::Result<Step> {
-        let drop_pages = self.config.drop_pages_after_read;
+    fn read_at(&self, object: &ObjectRef, extent: Extent, into: &mut [u8], entry: &Entry, drop_pages: bool) -> io::Result<Step> {
         match Place::from(entry.location) {
             Place::Segment { tier, number, granule } => {
                 let segments = &self.tiers[usize::from(tier)].segments;
