@@ -12,16 +12,17 @@ mod wanted;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use forebay_daemon::identity::{Identity, IdentityError};
 use forebay_daemon::logging::LogHandle;
 use forebay_daemon::run::Parts;
 use forebay_daemon::shutdown::{Shutdown, Trigger};
-use forebay_wire::control_service::SyncRequest;
+use forebay_wire::control_service::{Desired, SyncRequest};
 use forebay_wire::dataset_spec::Eviction;
-use forebay_wire::node_config::NodeConfig;
+use forebay_wire::id::NodeName;
+use forebay_wire::node_config::{NodeConfig, PeerNode, Peers};
 use forebay_wire::secret::SourceAccess;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -48,8 +49,19 @@ pub struct Setup {
     /// `tls.crt`, `tls.key`, `ca.crt`.
     pub certificates: PathBuf,
     /// As Kubernetes knows this machine.
-    pub node: String,
+    pub node: NodeName,
+    /// `None`: a cache of its own.
+    pub shared: Option<SharedCache>,
     pub log: LogHandle,
+}
+
+/// The cache that it shares with other nodes, whose list the operator tells.
+#[derive(Clone, Debug)]
+pub struct SharedCache {
+    /// Where the other nodes ask for blocks.
+    pub listen: SocketAddr,
+    /// The DNS name in the certificate of each of its nodes.
+    pub name: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +130,8 @@ struct Served {
 
 /// Serves until told to stop.
 pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> {
-    let Setup { config, run, listen, certificates, node: name, log } = setup;
+    let Setup { mut config, run, listen, certificates, node: name, shared, log } = setup;
+    config.peers = shared.map(|shared| alone(shared, &name, &certificates));
     parts.health.set_starting("the store");
     let identity = Identity::load(&certificates)?;
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(|cause| ClusterError::Listen { at: listen.to_string(), cause })?;
@@ -136,7 +149,7 @@ pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> 
     let cluster = Arc::new(Cluster {
         mounts,
         node,
-        name,
+        name: name.to_string(),
         turn: tokio::sync::Mutex::default(),
         state: Mutex::default(),
         trigger: parts.trigger.clone(),
@@ -163,6 +176,14 @@ pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> 
     told.map_err(|cause| ClusterError::Serve { service: "the operator", cause })?;
     let start_again = cluster.state.lock().start_again;
     Ok(if start_again { Ended::StartAgain } else { Ended::Stopped })
+}
+
+/// A cache of one node, until it is told of others.
+fn alone(shared: SharedCache, name: &NodeName, certificates: &Path) -> Peers {
+    let SharedCache { listen, name: cache } = shared;
+    // Nobody connects to itself.
+    let own = PeerNode { name: name.clone(), address: listen.to_string(), weight: None, zone: None, rack: None };
+    Peers { name: name.clone(), listen, cache, certificates: certificates.to_owned(), nodes: vec![own] }
 }
 
 impl Cluster {
@@ -194,6 +215,8 @@ impl Cluster {
 
     async fn follow_in_turn(&self, request: SyncRequest) {
         let Some(desired) = &request.desired else { return };
+        // First: whose a block is must be known before any is asked for.
+        self.share(desired);
         let mut refused = BTreeMap::new();
         let mut wanted = BTreeMap::new();
         for row in wanted::parse(desired) {
@@ -223,6 +246,17 @@ impl Cluster {
         if self.state.lock().start_again {
             info!("starting again to follow a spec; reads wait for a moment");
             self.trigger.stop();
+        }
+    }
+
+    /// Goes by the list of nodes in `desired`; one that can't be followed leaves the last one in force.
+    fn share(&self, desired: &Desired) {
+        if desired.peers.is_empty() {
+            return;
+        }
+        let set = wanted::peers(desired).and_then(|nodes| self.node.set_peers(&nodes).map_err(|error| chain(&error)));
+        if let Err(error) = set {
+            warn!(error, "the list of the cache's nodes can't be followed; the one before it stays in force");
         }
     }
 

@@ -11,7 +11,7 @@ use crate::fill::window::Windows;
 use crate::fill::{FileObject, Fill, FillError, Proof, Supplier, chain};
 use forebay_source::metrics::Counter;
 use forebay_store::{ReadOutcome, Store};
-use forebay_wire::block::{BlockSize, Extent};
+use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent};
 
 /// Counted since the start, over all data sets of the node unless a data set keeps its own.
 #[derive(Debug, Default)]
@@ -87,7 +87,18 @@ impl Reader {
         self.held_bytes_of(object, (0..self.block_size.count(object.size)).map(forebay_wire::block::BlockIndex))
     }
 
-    /// The same of some of its blocks.
+    /// Bytes of the object in blocks that are this node's own, and how many of them the store has.
+    pub fn own_bytes(&self, object: &forebay_wire::block::ObjectRef) -> (u64, u64) {
+        let count = self.block_size.count(object.size);
+        let own = |index: &u32| self.fill.owns(BlockId { object: object.id, index: BlockIndex(*index) });
+        let bytes = |index: u32| self.block_size.extent(BlockIndex(index), object.size).map_or(0, Extent::len);
+        (0..count).filter(own).fold((0, 0), |(own, held), index| {
+            let here = if self.store.contains(object, BlockIndex(index)) { bytes(index) } else { 0 };
+            (own + bytes(index), held + here)
+        })
+    }
+
+    /// Bytes of some of its blocks that the store has.
     pub fn held_bytes_of(
         &self,
         object: &forebay_wire::block::ObjectRef,

@@ -18,7 +18,7 @@ use kube::runtime::controller::Action;
 use crate::context::Context;
 use crate::dataset::policy::age;
 use crate::error::{Error, backoff};
-use crate::nodes::DatasetKey;
+use crate::nodes::{DatasetKey, Members};
 use crate::{names, node_set, selector};
 use status::Outcome;
 
@@ -32,17 +32,18 @@ pub struct Observed {
     pub nodes: Vec<String>,
     /// Nodes that it selects and an older policy has, with that policy's name.
     pub taken: Vec<(String, String)>,
+    /// The zone of each of these nodes, by name: the value of the label that `nodes.topologyKey` names. All empty without one.
+    pub zones: Members,
     /// Whether an older policy is the default as well; its name.
     pub other_default: Option<String>,
-    /// `nodes.topologyKey` is set, and this version does nothing with it.
-    pub ignores_topology: bool,
 }
 
 pub async fn reconcile(object: Arc<DeserializeGuard<CachePolicy>>, ctx: Arc<Context>) -> Result<Action, Error> {
     let policy = object.0.as_ref().map_err(|invalid| Error::Unreadable(invalid.error.clone()))?;
     ctx.metrics.reconciles.inc();
     if policy.metadata.deletion_timestamp.is_some() {
-        // What it owns is removed by Kubernetes; Datasets say that it is gone.
+        // What it owns is removed by Kubernetes; Datasets say that it is gone. Its nodes are told what to free, each for itself.
+        ctx.hub.set_members(&policy.uid().unwrap_or_default(), Members::new());
         wake_datasets(&ctx);
         return Ok(Action::await_change());
     }
@@ -54,6 +55,7 @@ pub async fn reconcile(object: Arc<DeserializeGuard<CachePolicy>>, ctx: Arc<Cont
     let uid = policy.uid().unwrap_or_default();
     let nodes = ctx.stores.nodes.state();
     let observed = observe(policy, &ctx.stores.policies(), nodes.iter().map(|node| &**node));
+    ctx.hub.set_members(&uid, observed.zones.clone());
     let (outcome, error) = match build::build(policy, &observed, &ctx.settings) {
         Ok(built) => match node_set::apply::apply(&ctx, &built).await {
             Ok(()) => (Outcome::Applied, None),
@@ -93,14 +95,18 @@ pub fn observe<'a>(policy: &CachePolicy, policies: &[CachePolicy], nodes: impl I
     let selects =
         |policy: &CachePolicy, node: &Node| selector::fits(node, policy.spec.nodes.selector.as_ref(), &policy.spec.nodes.tolerations);
     let mut observed = Observed {
-        ignores_topology: !policy.spec.nodes.topology_key.is_empty(),
         other_default: older.iter().find(|other| policy.spec.default && other.spec.default).map(|other| other.name_any()),
         ..Observed::default()
     };
     for node in nodes.filter(|node| selects(policy, node)) {
         match older.iter().find(|other| selects(other, node)) {
             Some(other) => observed.taken.push((node.name_any(), other.name_any())),
-            None => observed.nodes.push(node.name_any()),
+            None => {
+                // A node without the label is of the zone without a name.
+                let zone = node.labels().get(&policy.spec.nodes.topology_key).cloned().unwrap_or_default();
+                observed.zones.insert(node.name_any(), zone);
+                observed.nodes.push(node.name_any());
+            }
         }
     }
     observed.nodes.sort();

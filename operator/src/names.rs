@@ -48,6 +48,9 @@ pub const AUTHORITY_SECRET: &str = "forebay-authority";
 /// The port of a cache node's pod that answers Sync.
 pub const CONTROL_PORT_NAME: &str = "control";
 pub const CONTROL_PORT: u16 = 7070;
+/// The port of a cache node's pod that gives blocks to the other nodes of its cache.
+pub const PEERS_PORT_NAME: &str = "peers";
+pub const PEERS_PORT: u16 = 7071;
 pub const METRICS_PORT: u16 = 9464;
 /// The user that a cache node runs as.
 pub const NODE_USER: u32 = 65532;

@@ -6,8 +6,10 @@ pub mod call;
 mod clients;
 pub mod follow;
 pub mod generation;
+mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use forebay_wire::control_service::{Desired, DesiredDataset, ObservedDataset, SyncReply};
@@ -19,6 +21,8 @@ use tokio::sync::{mpsc, watch};
 use crate::names;
 use clients::Clients;
 pub use clients::Serves;
+pub use places::Members;
+use places::Places;
 
 /// A node that didn't answer for so long isn't waited for: five missed calls.
 pub const SILENT_AFTER: Duration = Duration::from_secs(15);
@@ -77,6 +81,7 @@ struct Inner {
 struct PolicyDesired {
     /// By UID.
     datasets: BTreeMap<String, Wanted>,
+    places: Places,
     generation: Option<String>,
 }
 
@@ -163,6 +168,20 @@ impl Hub {
         }
     }
 
+    /// The nodes of `policy` are these: one cache, of those whose place is known.
+    pub fn set_members(&self, policy: &str, members: Members) {
+        let mut inner = self.inner.lock();
+        let entry = inner.policies.entry(policy.to_owned()).or_default();
+        let changed = entry.places.set_members(members);
+        if changed {
+            entry.generation = None;
+        }
+        drop(inner);
+        if changed {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
     /// Tells the client of each of these nodes of these data sets alone. Nobody else is a client.
     pub fn set_clients(&self, datasets: BTreeMap<String, BTreeSet<DatasetKey>>) {
         if self.inner.lock().clients.replace(datasets) {
@@ -232,9 +251,9 @@ impl Hub {
         self.inner.lock().complete
     }
 
-    /// What to ask `node` of `policy` that acknowledged `acknowledged`; `None` while not everything is known, and of a client that shouldn't be one.
-    /// Without `desired` where the node has it already.
-    pub fn desired(&self, policy: &str, node: &str, acknowledged: &str) -> Option<(String, Option<Desired>)> {
+    /// What to ask `node` of `policy` that acknowledged `acknowledged`; `None` while not everything is known, its own place among the others too, and
+    /// of a client that shouldn't be one. Without `desired` where the node has it already. One that doesn't share (an older release) has no place.
+    pub fn desired(&self, policy: &str, node: &str, shares: bool, acknowledged: &str) -> Option<(String, Option<Desired>)> {
         let mut inner = self.inner.lock();
         if !inner.complete {
             return None;
@@ -242,17 +261,29 @@ impl Hub {
         if policy == names::CLIENT {
             return inner.desired_of_client(node, acknowledged);
         }
-        let entry = inner.policies.entry(policy.to_owned()).or_default();
-        let datasets = || entry.datasets.values().map(|wanted| &wanted.dataset);
-        let generation = entry.generation.get_or_insert_with(|| generation::of(policy, datasets())).clone();
-        let desired = (generation != acknowledged).then(|| Desired { policy: policy.to_owned(), datasets: datasets().cloned().collect() });
+        let PolicyDesired { datasets, places, generation } = inner.policies.entry(policy.to_owned()).or_default();
+        if shares && !places.may_be_told(node) {
+            return None;
+        }
+        let datasets = || datasets.values().map(|wanted| &wanted.dataset);
+        let generation = generation.get_or_insert_with(|| generation::of(policy, datasets(), &places.list())).clone();
+        let desired = || Desired { policy: policy.to_owned(), datasets: datasets().cloned().collect(), peers: places.list() };
+        let desired = (generation != acknowledged).then(desired);
         Some((generation, desired))
     }
 
-    /// Keeps what a node answered, and wakes the data sets that are better or worse for it.
-    pub fn answered(&self, policy: &str, node: &str, reply: SyncReply, now: Instant) {
+    /// Keeps what a node answered, and wakes the data sets that are better or worse for it. `place` is where other nodes ask it for blocks.
+    pub fn answered(&self, policy: &str, node: &str, place: Option<SocketAddr>, reply: SyncReply, now: Instant) {
         let mut inner = self.inner.lock();
-        let SyncReply { generation, node: _, datasets, tiers, refused } = reply;
+        let SyncReply { generation, node: _, datasets, tiers, refused, peers } = reply;
+        let moved = place.is_some_and(|place| {
+            let entry = inner.policies.entry(policy.to_owned()).or_default();
+            let moved = entry.places.answered(node, &place.to_string(), &tiers, &peers);
+            if moved {
+                entry.generation = None;
+            }
+            moved
+        });
         let datasets: BTreeMap<String, ObservedDataset> = datasets.into_iter().map(|dataset| (dataset.uid.clone(), dataset)).collect();
         let state = NodeState { generation, refused, datasets, tiers };
         let before = inner.nodes.insert((policy.to_owned(), node.to_owned()), state);
@@ -261,6 +292,9 @@ impl Hub {
             _ => inner.keys_to_wake(policy, before.is_none(), now),
         };
         drop(inner);
+        if moved {
+            self.changed.send_modify(|count| *count += 1);
+        }
         for key in keys {
             self.wake(key);
         }
@@ -376,9 +410,10 @@ impl Inner {
         let generation = match &told.generation {
             Some(generation) if *generation == acknowledged => return Some((generation.clone(), None)),
             Some(generation) => generation.clone(),
-            None => generation::of(names::CLIENT, datasets().iter()),
+            None => generation::of(names::CLIENT, datasets().iter(), &[]),
         };
-        let desired = (generation != acknowledged).then(|| Desired { policy: names::CLIENT.to_owned(), datasets: datasets() });
+        let desired =
+            (generation != acknowledged).then(|| Desired { policy: names::CLIENT.to_owned(), datasets: datasets(), peers: Vec::new() });
         told.generation = Some(generation.clone());
         Some((generation, desired))
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use forebay_daemon::exit::Exit;
 use forebay_daemon::{logging, run};
+use forebay_wire::id::NodeName;
 use forebay_wire::node_config::{LogFormat, NodeConfig, Tier};
 
 use super::failure::Failure;
@@ -72,6 +73,12 @@ pub(super) struct ClusterArgs {
     /// Name of this machine, as Kubernetes knows it
     #[arg(long)]
     node: String,
+    /// Where other nodes of its cache ask for blocks
+    #[arg(long, requires = "cache")]
+    peers: Option<SocketAddr>,
+    /// The DNS name in the certificates of all nodes of its cache
+    #[arg(long, requires = "peers")]
+    cache: Option<String>,
 }
 
 /// Makes the folders of a node's tiers and gives them to the user that the node runs as: the one thing that needs privileges, and only before it starts.
@@ -101,7 +108,10 @@ pub(super) fn prepare_folders(args: &PrepareFoldersArgs) -> Result<Exit, Failure
 
 pub(super) fn cluster(args: ClusterArgs) -> Result<Exit, Failure> {
     protect()?;
-    let ClusterArgs { config, run: folder, listen, certificates, node } = args;
+    let ClusterArgs { config, run: folder, listen, certificates, node, peers, cache } = args;
+    let node = NodeName::new(&node)
+        .ok_or_else(|| Failure::new(Exit::Usage, format!("--node `{}` is no name of a machine in Kubernetes", node.escape_debug())))?;
+    let shared = peers.zip(cache).map(|(listen, name)| cluster::SharedCache { listen, name });
     let config = NodeConfig::parse(&config.display().to_string(), &settings::read(&config)?)?;
     if config.tiers.is_empty() {
         return Err(Failure::new(Exit::Usage, "the node file names no tiers: write `tiers: [{ path: /mnt/cache }]`"));
@@ -109,7 +119,7 @@ pub(super) fn cluster(args: ClusterArgs) -> Result<Exit, Failure> {
     settings::ensure_writable(&config)?;
     let log = logging::init(format(&config), &config.log.level).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let metrics = config.metrics;
-    let setup = cluster::Setup { config, run: folder, listen, certificates, node, log };
+    let setup = cluster::Setup { config, run: folder, listen, certificates, node, shared, log };
     match run::run(metrics, |parts| cluster::run(setup, parts))?? {
         cluster::Ended::Stopped => Ok(Exit::Ok),
         cluster::Ended::StartAgain => Err(start_again()),

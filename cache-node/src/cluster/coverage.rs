@@ -17,7 +17,7 @@ const PAUSE_MIN: Duration = Duration::from_secs(2);
 /// Pause of a walk, as a multiple of what it took.
 const PAUSE_FACTOR: u32 = 20;
 
-/// What the last walk found.
+/// What the last walk found. Of the blocks that are this node's own: copies of others' are counted where they belong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) files: u64,
@@ -60,9 +60,9 @@ impl Coverage {
         let mut held = Held::default();
         let walked = for_each_below(&manifest, b"/", &mut |entry, size| {
             let Ok(object) = manifest.object(entry) else { return };
-            let bytes = fs.reader().held_bytes(&object.object);
+            let (own, bytes) = fs.reader().own_bytes(&object.object);
             held.bytes += bytes;
-            held.files += u64::from(bytes == size);
+            held.files += u64::from(bytes == own && own > 0 || size == 0);
         });
         if let Err(error) = walked {
             return tracing::debug!(error = %chain(&error), "the list can't be walked; the figures stay as they were");

@@ -45,6 +45,7 @@ impl Control for Service {
     async fn sync(&self, request: Request<wire::SyncRequest>) -> Result<Response<wire::SyncReply>, Status> {
         let request = request.into_inner();
         let is_new = self.0.state.lock().generation() != request.generation;
+        let is_question = is_new && request.desired.is_none();
         if is_new && request.desired.is_some() {
             // Goes on when the caller leaves: half of a state is nobody's wish.
             let cluster = self.0.clone();
@@ -52,7 +53,11 @@ impl Control for Service {
                 return Err(Status::internal("what is wanted could not be followed: a bug of the node, see its log"));
             }
         }
-        Ok(Response::new(self.0.observe().await))
+        let mut reply = self.0.observe().await;
+        if is_question {
+            reply.peers = self.0.peers();
+        }
+        Ok(Response::new(reply))
     }
 }
 
@@ -93,7 +98,14 @@ impl Cluster {
             datasets,
             tiers: status.tiers.into_iter().map(Into::into).collect(),
             refused: String::new(),
+            peers: Vec::new(),
         }
+    }
+
+    /// The list that is in force, as it was told.
+    fn peers(&self) -> Vec<wire::Peer> {
+        let state = self.state.lock();
+        state.wanted.as_ref().and_then(|wanted| wanted.desired.as_ref()).map_or_else(Vec::new, |desired| desired.peers.clone())
     }
 }
 

@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use forebay_wire::control_service::{Desired, DesiredDataset, Problem};
+use forebay_wire::control_service::{Desired, DesiredDataset, Peer, Problem};
 use forebay_wire::dataset_spec::{Dataset, Location, S3Location};
-use forebay_wire::node_config::AmbientCredentials;
+use forebay_wire::id::{NodeName, TopologyLabel};
+use forebay_wire::node_config::{AmbientCredentials, PeerNode};
 use forebay_wire::reach::Reach;
 use forebay_wire::secret::SourceAccess;
+use forebay_wire::unit::ByteSize;
 
 use crate::access::{self, References};
 
@@ -32,6 +34,20 @@ pub(super) struct Refused {
 /// Every data set of `desired`, in its order.
 pub(super) fn parse(desired: &Desired) -> Vec<Result<Wanted, Refused>> {
     desired.datasets.iter().map(wanted).collect()
+}
+
+/// The nodes of the cache; an error names the first that can't be one.
+pub(super) fn peers(desired: &Desired) -> Result<Vec<PeerNode>, String> {
+    desired.peers.iter().map(|peer| node(peer).ok_or_else(|| format!("{peer:?} is no node of a cache"))).collect()
+}
+
+fn node(peer: &Peer) -> Option<PeerNode> {
+    // Every field of a later release that changes what is served must be handled here.
+    let Peer { name, address, weight_bytes, zone } = peer;
+    let zone = if zone.is_empty() { None } else { Some(TopologyLabel::new(zone)?) };
+    let weight = ByteSize::new(*weight_bytes).filter(|weight| weight.bytes() > 0)?;
+    address.parse::<std::net::SocketAddr>().ok().filter(|address| address.port() != 0)?;
+    Some(PeerNode { name: NodeName::new(name)?, address: address.clone(), weight: Some(weight), zone, rack: None })
 }
 
 fn wanted(desired: &DesiredDataset) -> Result<Wanted, Refused> {
@@ -120,6 +136,27 @@ mod tests {
         assert_eq!(check(dataset.clone()).unwrap().accesses[0].reach, guarded);
         dataset.trusted_endpoints.push("https://minio.corp:9000/".to_owned());
         assert_eq!(check(dataset).unwrap().accesses[0].reach, Reach::Anywhere);
+    }
+
+    #[test]
+    fn a_list_of_nodes_is_taken_whole_or_not_at_all() {
+        let peer = |name: &str, address: &str, weight_bytes: u64, zone: &str| {
+            let (name, address, zone) = (name.to_owned(), address.to_owned(), zone.to_owned());
+            Peer { name, address, weight_bytes, zone }
+        };
+        let good = peer("n1", "10.0.0.1:7071", 1 << 30, "");
+        let check = |other: Peer| peers(&Desired { peers: vec![good.clone(), other], ..Desired::default() });
+        let listed = check(peer("n2", "[fd00::2]:7071", 1, "eu-1a")).unwrap();
+        assert_eq!((listed[0].zone.clone(), listed[1].zone.clone()), (None, TopologyLabel::new("eu-1a")));
+        assert_eq!(listed[1].weight.map(ByteSize::bytes), Some(1));
+        for wrong in [
+            peer("", "10.0.0.2:1", 1, ""),
+            peer("n2", "10.0.0.2", 1, ""),
+            peer("n2", "10.0.0.2:1", 0, ""),
+            peer("n2", "10.0.0.2:1", 1, "a/b"),
+        ] {
+            assert!(check(wrong.clone()).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_wire::control_service::control_client::ControlClient;
-use forebay_wire::control_service::{Desired, DesiredDataset, ObservedDataset, Problem, SyncReply, SyncRequest};
+use forebay_wire::control_service::{Desired, DesiredDataset, ObservedDataset, Peer, Problem, SyncReply, SyncRequest};
 use forebay_wire::node_service::PreloadState;
 use forebay_wire::volume_service::volumes_client::VolumesClient;
 use forebay_wire::volume_service::{AttachRequest, VolumeRef};
@@ -47,9 +48,12 @@ impl Authority {
 /// One node process, its folders, and a bucket.
 pub(crate) struct Node {
     folder: TempDir,
-    authority: Authority,
+    authority: Arc<Authority>,
     pub(crate) runtime: Runtime,
+    name: &'static str,
     address: String,
+    /// Where other nodes of its cache ask it.
+    peers: Option<String>,
     process: Option<Child>,
 }
 
@@ -60,8 +64,11 @@ impl Node {
 
     /// With more in its tier, and more in its file.
     fn start_with(tier: &str, rest: &str) -> Self {
+        Self::start_as("node1", Arc::new(Authority::new()), None, tier, rest)
+    }
+
+    fn start_as(name: &'static str, authority: Arc<Authority>, peers: Option<String>, tier: &str, rest: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        let authority = Authority::new();
         for name in ["bucket", "cache", "run", "tls", "mount"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
@@ -78,9 +85,8 @@ impl Node {
             cache.display()
         );
         fs::write(folder.path().join("node.yaml"), config).unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let runtime = Runtime::new().unwrap();
-        let mut node = Self { folder, authority, runtime, address: free.to_string(), process: None };
+        let mut node = Self { folder, authority, runtime, name, address: free_address(), peers, process: None };
         node.run();
         node
     }
@@ -91,7 +97,10 @@ impl Node {
 
     fn run(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_forebay-node"));
-        command.args(["cluster", "--node", "node1", "--listen", &self.address]);
+        command.args(["cluster", "--node", self.name, "--listen", &self.address]);
+        if let Some(peers) = &self.peers {
+            command.args(["--peers", peers, "--cache", NODE]);
+        }
         for (flag, name) in [("--config", "node.yaml"), ("--run", "run"), ("--certificates", "tls")] {
             command.arg(flag).arg(self.path(name));
         }
@@ -123,8 +132,13 @@ impl Node {
 
     /// What the operator says, and the answer.
     pub(crate) fn sync(&self, generation: &str, datasets: Option<Vec<DesiredDataset>>) -> SyncReply {
+        self.sync_among(generation, datasets, Vec::new())
+    }
+
+    /// The same with the nodes of its cache.
+    fn sync_among(&self, generation: &str, datasets: Option<Vec<DesiredDataset>>, peers: Vec<Peer>) -> SyncReply {
         let mut client = ControlClient::new(self.channel(&self.authority, OPERATOR).unwrap());
-        let desired = datasets.map(|datasets| Desired { policy: "policy".to_owned(), datasets });
+        let desired = datasets.map(|datasets| Desired { policy: "policy".to_owned(), datasets, peers });
         let request = SyncRequest { generation: generation.to_owned(), desired };
         self.runtime.block_on(client.sync(request)).unwrap().into_inner()
     }
@@ -177,6 +191,10 @@ impl Drop for Node {
             eprintln!("{}", self.log());
         }
     }
+}
+
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 pub(crate) fn skip() -> bool {
@@ -292,6 +310,46 @@ fn what_is_warm_is_so_only_as_long_as_every_wanted_block_is_here() {
     wait_until("the file that was added", || wanted_and_held() == (all + BYTES as u64, all));
     fs::remove_file(node.path("bucket").join("f5")).unwrap();
     wait_until("the file to be gone", || wanted_and_held() == (all, all));
+}
+
+#[test]
+fn nodes_that_are_told_of_each_other_are_one_cache_also_after_a_restart() {
+    if skip() {
+        return;
+    }
+    let authority = Arc::new(Authority::new());
+    let start = |name| Node::start_as(name, authority.clone(), Some(free_address()), "", "");
+    let (first, mut second) = (start("node1"), start("node2"));
+    let peer =
+        |node: &Node| Peer { name: node.name.to_owned(), address: node.peers.clone().unwrap(), weight_bytes: 1 << 30, ..Peer::default() };
+    let peers = vec![peer(&first), peer(&second)];
+    assert!(first.sync("", None).peers.is_empty(), "it was told of nobody yet");
+    let dataset = first.dataset(UID, r#","rules":[{"path":"/","localCopy":"Never"}]"#);
+    for node in [&first, &second] {
+        node.sync_among("1", Some(vec![dataset.clone()]), peers.clone());
+    }
+    let (mount, other_mount) = (first.mount(), second.mount());
+    let source_bytes = || [&first, &second].map(|node| node.observed().status.unwrap().source_bytes).iter().sum::<u64>();
+    first.check();
+    second.check();
+    let all = 4 * BYTES as u64;
+    assert_eq!(source_bytes(), all, "each byte came from the source once");
+    let cached = |node: &Node| node.observed().status.unwrap().cached_bytes;
+    wait_until("each to hold its share", || cached(&first) + cached(&second) == all);
+    // A new operator has the list from the nodes; who knows the generation isn't told it again and again.
+    assert_eq!(first.sync("", None).peers, peers);
+    assert!(first.sync("1", None).peers.is_empty());
+
+    second.kill();
+    drop(mount);
+    let mount = first.mount();
+    first.check();
+    second.run();
+    second.attach().unwrap();
+    second.check();
+    assert_eq!(second.sync("", None).peers, peers, "by what it was told before");
+    assert_eq!(second.observed().status.unwrap().source_bytes, 0, "its own is on its disk, the rest is the first one's");
+    drop((mount, other_mount));
 }
 
 #[test]

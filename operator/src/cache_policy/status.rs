@@ -92,11 +92,6 @@ fn degraded(observed: &Observed, serving: usize, outcome: &Outcome) -> NewCondit
             format!("{} of {} nodes don't answer", observed.nodes.len() - serving, observed.nodes.len()),
         );
     }
-    if observed.ignores_topology {
-        // Nothing crosses zones: every node has a cache of its own.
-        let message = "this version of Forebay does nothing with nodes.topologyKey: each node reads the source for itself; leave it out";
-        return NewCondition::new(Degraded, true, "FieldsIgnored", message);
-    }
     NewCondition::new(Degraded, false, "AsExpected", "it works as it should")
 }
 
@@ -158,9 +153,7 @@ mod tests {
     fn a_policy_tells_what_is_worse_than_it_should_be_the_worst_first() {
         let all = Observed { nodes: vec!["n1".to_owned(), "n2".to_owned()], ..Observed::default() };
         check(&all, 2, "Ready=True/Serving Degraded=False/AsExpected");
-        check(&Observed { ignores_topology: true, ..all.clone() }, 2, "Ready=True/Serving Degraded=True/FieldsIgnored");
-        let missing = Observed { ignores_topology: true, ..all };
-        check(&missing, 1, "Ready=True/Serving Degraded=True/NodesMissing Reconciling=True/NodesStarting");
+        check(&all, 1, "Ready=True/Serving Degraded=True/NodesMissing Reconciling=True/NodesStarting");
         check(&Observed::default(), 0, "Ready=False/NoNodes Degraded=False/AsExpected");
         check_with_clients(&Observed::default(), 0, 2, "Ready=True/WithoutCache Degraded=False/AsExpected");
     }

@@ -2,18 +2,13 @@
 //! Pure. A field that gets its meaning leaves this list.
 
 use forebay_wire::dataset_spec::file::DatasetSpecFile;
-use forebay_wire::rule::LocalCopy;
 
 /// The fields, as in `spec.rules[0].copies`. Values that say what is done anyway aren't among them.
 pub fn fields(spec: &DatasetSpecFile) -> Vec<String> {
     let mut fields = Vec::new();
     for (index, rule) in spec.rules.iter().flatten().enumerate() {
-        // Each node has a copy of its own of what its pods read.
         if rule.copies.is_some() {
             fields.push(format!("spec.rules[{index}].copies"));
-        }
-        if rule.local_copy == Some(LocalCopy::Never) {
-            fields.push(format!("spec.rules[{index}].localCopy"));
         }
     }
     fields
@@ -35,7 +30,7 @@ mod tests {
         check(json!({ "eviction": "Hold", "rules": [{ "path": "/", "localCopy": "Always" }] }), &[]);
         check(
             json!({ "eviction": "S3FIFO", "rules": [{ "path": "/" }, { "path": "/a", "copies": { "min": 2 }, "localCopy": "Never" }] }),
-            &["spec.rules[1].copies", "spec.rules[1].localCopy"],
+            &["spec.rules[1].copies"],
         );
     }
 }

@@ -157,18 +157,36 @@ fn node(set: &NodeSet, settings: &Settings, folders: &Folders, run: &str) -> Val
     let mut mounts = folders.mounts.clone();
     mounts.push(json!({ "name": "config", "mountPath": "/etc/forebay/node.yaml", "subPath": "node.yaml", "readOnly": true }));
     mounts.push(json!({ "name": "tls", "mountPath": "/etc/forebay/tls", "readOnly": true }));
+    let mut command = json!([
+        "forebay-node",
+        "cluster",
+        "--config",
+        "/etc/forebay/node.yaml",
+        "--run",
+        run,
+        "--listen",
+        format!("0.0.0.0:{}", names::CONTROL_PORT),
+        "--certificates",
+        "/etc/forebay/tls",
+        "--node",
+        "$(NODE_NAME)",
+    ]);
+    let mut ports = json!([
+        { "name": names::CONTROL_PORT_NAME, "containerPort": names::CONTROL_PORT },
+        { "name": "metrics", "containerPort": names::METRICS_PORT },
+    ]);
+    // Nodes that no policy has are not one cache: each reads for its own pods.
+    if set.policy.is_some() {
+        let flags = json!(["--peers", format!("0.0.0.0:{}", names::PEERS_PORT), "--cache", names::node_host(&set.id)]);
+        append(&mut command, flags);
+        append(&mut ports, json!([{ "name": names::PEERS_PORT_NAME, "containerPort": names::PEERS_PORT }]));
+    }
     json!({
         "name": "node",
         "image": settings.node_image,
-        "command": [
-            "forebay-node", "cluster", "--config", "/etc/forebay/node.yaml", "--run", run,
-            "--listen", format!("0.0.0.0:{}", names::CONTROL_PORT), "--certificates", "/etc/forebay/tls", "--node", "$(NODE_NAME)",
-        ],
+        "command": command,
         "env": [{ "name": "NODE_NAME", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } }],
-        "ports": [
-            { "name": names::CONTROL_PORT_NAME, "containerPort": names::CONTROL_PORT },
-            { "name": "metrics", "containerPort": names::METRICS_PORT },
-        ],
+        "ports": ports,
         // A node that waits to be told isn't ready, and isn't killed for it.
         "readinessProbe": probe("/readyz", 5, 2),
         "livenessProbe": probe("/healthz", 10, 6),
@@ -186,6 +204,12 @@ fn node(set: &NodeSet, settings: &Settings, folders: &Folders, run: &str) -> Val
         },
         "volumeMounts": mounts,
     })
+}
+
+fn append(list: &mut Value, more: Value) {
+    if let (Value::Array(list), Value::Array(more)) = (list, more) {
+        list.extend(more);
+    }
 }
 
 fn affinity(terms: &[Value]) -> Value {

@@ -31,6 +31,8 @@ pub struct Target {
     pub policy_uid: String,
     pub node: String,
     pub address: SocketAddr,
+    /// Where other nodes ask it for blocks; `None`: it shares with nobody.
+    pub place: Option<SocketAddr>,
 }
 
 /// Where to call a pod, if it is a cache node that is running and can be called. It may not be ready yet: it gets ready by being told.
@@ -43,10 +45,19 @@ pub fn target(pod: &Pod) -> Option<Target> {
     if status.phase.as_deref() != Some("Running") {
         return None;
     }
-    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
-    let port = ports.into_iter().find(|port| port.name.as_deref() == Some(names::CONTROL_PORT_NAME))?;
-    let address = SocketAddr::new(status.pod_ip.as_ref()?.parse().ok()?, u16::try_from(port.container_port).ok()?);
-    Some(Target { pod_uid: pod.uid()?, policy_uid: labels.get(names::POLICY_LABEL)?.clone(), node: spec.node_name.clone()?, address })
+    let ip = status.pod_ip.as_ref()?.parse().ok()?;
+    let at = |name: &str| {
+        let mut ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+        let port = ports.find(|port| port.name.as_deref() == Some(name))?;
+        Some(SocketAddr::new(ip, u16::try_from(port.container_port).ok()?))
+    };
+    Some(Target {
+        pod_uid: pod.uid()?,
+        policy_uid: labels.get(names::POLICY_LABEL)?.clone(),
+        node: spec.node_name.clone()?,
+        address: at(names::CONTROL_PORT_NAME)?,
+        place: at(names::PEERS_PORT_NAME),
+    })
 }
 
 /// Runs until `shutdown`.
@@ -111,7 +122,7 @@ async fn one(ctx: Arc<Context>, target: Target) {
             // The hub lives as long as the context that this task holds.
             Ok(()) = changes.changed() => false,
         };
-        let request = match ctx.hub.desired(&target.policy_uid, &target.node, &acknowledged) {
+        let request = match ctx.hub.desired(&target.policy_uid, &target.node, target.place.is_some(), &acknowledged) {
             Some((generation, desired)) => SyncRequest { generation, desired },
             // Not everything is known yet: only ask. The node's own generation comes back.
             None => SyncRequest { generation: acknowledged.clone(), desired: None },
@@ -144,7 +155,7 @@ async fn one(ctx: Arc<Context>, target: Target) {
                 answered = Instant::now();
                 ctx.metrics.syncs_ok.inc();
                 acknowledged.clone_from(&reply.generation);
-                ctx.hub.answered(&target.policy_uid, &target.node, reply, answered);
+                ctx.hub.answered(&target.policy_uid, &target.node, target.place, reply, answered);
                 connection = Some((version, node));
             }
             Err(status) => {

@@ -4,13 +4,18 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use forebay_wire::control_service::{DesiredDataset, ObservedDataset};
+use forebay_wire::control_service::{DesiredDataset, ObservedDataset, Peer};
 use ring::digest::{Context, SHA256};
 
 /// The generation of a policy's desired state. SHA-256, since secrets are part of it and the digest is logged.
-pub fn of<'a>(policy: &str, datasets: impl Iterator<Item = &'a DesiredDataset>) -> String {
+pub fn of<'a>(policy: &str, datasets: impl Iterator<Item = &'a DesiredDataset>, peers: &[Peer]) -> String {
     let mut digest = Digest(Context::new(&SHA256));
     digest.add(policy.as_bytes());
+    digest.add(&peers.len().to_le_bytes());
+    for Peer { name, address, weight_bytes, zone } in peers {
+        [name, address, zone].into_iter().for_each(|text| digest.add(text.as_bytes()));
+        digest.add(&weight_bytes.to_le_bytes());
+    }
     for dataset in datasets {
         let DesiredDataset { uid, object, references, ambient_credentials, lister, api_server, trusted_endpoints } = dataset;
         digest.add(uid.as_bytes());

@@ -37,7 +37,7 @@ fn hub() -> (Hub, mpsc::UnboundedReceiver<DatasetKey>) {
 fn reply(hub: &Hub, uids: &[&str]) -> SyncReply {
     let observed = |uid: &&str| ObservedDataset { uid: (*uid).to_owned(), ..ObservedDataset::default() };
     SyncReply {
-        generation: hub.desired(POLICY, "n1", "").unwrap().0,
+        generation: hub.desired(POLICY, "n1", false, "").unwrap().0,
         datasets: uids.iter().map(observed).collect(),
         ..SyncReply::default()
     }
@@ -48,13 +48,13 @@ fn nothing_is_desired_before_every_dataset_was_looked_at() {
     let (hub, _woken) = Hub::new();
     hub.set(POLICY, wanted("a", "x"));
     assert!(!hub.try_complete(["a", "b"]));
-    assert_eq!((hub.desired(POLICY, "n1", ""), hub.is_complete()), (None, false));
+    assert_eq!((hub.desired(POLICY, "n1", false, ""), hub.is_complete()), (None, false));
     hub.mark_seen("b");
     assert!(hub.try_complete(["a", "b"]));
     assert!(hub.is_complete());
     // One that is made later holds nobody up.
     assert!(hub.try_complete(["a", "b", "c"]));
-    assert_eq!(hub.desired(POLICY, "n1", "").unwrap().1.unwrap().datasets.len(), 1);
+    assert_eq!(hub.desired(POLICY, "n1", false, "").unwrap().1.unwrap().datasets.len(), 1);
 }
 
 #[test]
@@ -63,18 +63,18 @@ fn desired_travels_only_when_the_generation_differs() {
     let changes = hub.changes();
     hub.set(POLICY, wanted("a", "x"));
     assert!(changes.has_changed().unwrap());
-    let (first, desired) = hub.desired(POLICY, "n1", "").unwrap();
+    let (first, desired) = hub.desired(POLICY, "n1", false, "").unwrap();
     assert_eq!(desired.unwrap().datasets, [wanted("a", "x").dataset]);
-    assert_eq!(hub.desired(POLICY, "n1", &first).unwrap(), (first.clone(), None));
+    assert_eq!(hub.desired(POLICY, "n1", false, &first).unwrap(), (first.clone(), None));
     // The same again, with its map in another order, is the same.
     hub.set(POLICY, wanted("a", "x"));
-    assert_eq!(hub.desired(POLICY, "n1", &first).unwrap().0, first);
+    assert_eq!(hub.desired(POLICY, "n1", false, &first).unwrap().0, first);
     hub.set(POLICY, wanted("a", "rotated"));
-    let (second, desired) = hub.desired(POLICY, "n1", &first).unwrap();
+    let (second, desired) = hub.desired(POLICY, "n1", false, &first).unwrap();
     assert_ne!(first, second);
     assert!(desired.is_some());
     hub.set("other", wanted("a", "rotated"));
-    assert!(hub.desired(POLICY, "n1", &second).unwrap().1.unwrap().datasets.is_empty(), "a data set belongs to one policy");
+    assert!(hub.desired(POLICY, "n1", false, &second).unwrap().1.unwrap().datasets.is_empty(), "a data set belongs to one policy");
 }
 
 #[test]
@@ -83,11 +83,11 @@ fn a_removed_dataset_is_held_until_every_node_that_answers_has_let_it_go() {
     hub.set(POLICY, wanted("a", "x"));
     let now = Instant::now();
     for node in ["n1", "n2"] {
-        hub.answered(POLICY, node, reply(&hub, &["a"]), now);
+        hub.answered(POLICY, node, None, reply(&hub, &["a"]), now);
     }
     hub.remove("a");
     assert_eq!(hub.holders("a"), ["n1", "n2"]);
-    hub.answered(POLICY, "n1", reply(&hub, &[]), now);
+    hub.answered(POLICY, "n1", None, reply(&hub, &[]), now);
     assert_eq!(hub.holders("a"), ["n2"]);
     hub.lost(POLICY, "n2");
     assert!(hub.holders("a").is_empty());
@@ -101,7 +101,7 @@ fn an_answer_wakes_a_dataset_when_its_verdict_changes_and_not_when_a_figure_does
     let answer = |wanted: u64, held: u64, after: u64| {
         let mut reply = reply(&hub, &["a"]);
         (reply.datasets[0].wanted_bytes, reply.datasets[0].wanted_held_bytes) = (wanted, held);
-        hub.answered(POLICY, "n1", reply, start + Duration::from_secs(after));
+        hub.answered(POLICY, "n1", None, reply, start + Duration::from_secs(after));
     };
     let mut check = |wakes: bool| assert_eq!(woken.try_recv().ok(), wakes.then(|| key("a")));
     answer(10, 1, 0);
@@ -128,14 +128,15 @@ fn a_client_is_told_of_what_is_used_on_its_node_and_of_nothing_else() {
     for uid in ["a", "b"] {
         hub.set(POLICY, wanted(uid, "x"));
     }
-    assert_eq!(hub.desired(names::CLIENT, "n1", ""), None, "nobody said that it is one");
+    assert_eq!(hub.desired(names::CLIENT, "n1", false, ""), None, "nobody said that it is one");
     hub.set_clients(told(&[("n1", &["a"]), ("n2", &["b", "unknown"]), ("n3", &[])]));
-    assert_eq!(hub.desired(names::CLIENT, "n4", ""), None);
-    let of = |node: &str, acknowledged: &str| hub.desired(names::CLIENT, node, acknowledged).unwrap();
+    assert_eq!(hub.desired(names::CLIENT, "n4", false, ""), None);
+    let of = |node: &str, acknowledged: &str| hub.desired(names::CLIENT, node, false, acknowledged).unwrap();
     let (generation, desired) = of("n1", "");
     let desired = desired.unwrap();
     let object = "a for clients".to_owned();
-    assert_eq!(desired, Desired { policy: names::CLIENT.to_owned(), datasets: vec![DesiredDataset { object, ..dataset("a", "x") }] });
+    let datasets = vec![DesiredDataset { object, ..dataset("a", "x") }];
+    assert_eq!(desired, Desired { policy: names::CLIENT.to_owned(), datasets, peers: Vec::new() });
     assert_eq!(of("n1", &generation), (generation.clone(), None));
     assert_eq!(of("n2", "").1.unwrap().datasets.len(), 1);
     assert_eq!(of("n3", "").1.unwrap().datasets, []);
@@ -149,7 +150,7 @@ fn a_client_is_told_of_what_is_used_on_its_node_and_of_nothing_else() {
     assert!(of("n1", &generation).1.unwrap().datasets[0].references["s3"].entries.values().all(|value| value == b"rotated"));
     hub.set_clients(told(&[("n1", &[])]));
     assert_eq!(of("n1", &generation).1.unwrap().datasets, []);
-    assert_eq!(hub.desired(names::CLIENT, "n2", ""), None, "it is none any more");
+    assert_eq!(hub.desired(names::CLIENT, "n2", false, ""), None, "it is none any more");
 }
 
 #[test]
@@ -158,11 +159,11 @@ fn a_client_holds_a_removed_dataset_until_it_let_it_go() {
     hub.set(POLICY, wanted("a", "x"));
     hub.set_clients(told(&[("n9", &["a"])]));
     let answer = |mounted: bool, problem: &str| {
-        let (generation, desired) = hub.desired(names::CLIENT, "n9", "").unwrap();
+        let (generation, desired) = hub.desired(names::CLIENT, "n9", false, "").unwrap();
         let observed =
             |dataset: DesiredDataset| ObservedDataset { uid: dataset.uid, mounted, problem: problem.to_owned(), ..Default::default() };
         let datasets = desired.unwrap().datasets.into_iter().map(observed).collect();
-        hub.answered(names::CLIENT, "n9", SyncReply { generation, datasets, ..SyncReply::default() }, Instant::now());
+        hub.answered(names::CLIENT, "n9", None, SyncReply { generation, datasets, ..SyncReply::default() }, Instant::now());
     };
     answer(true, "");
     assert_eq!(woken.try_recv().ok(), None, "it counts for nothing in a status");
@@ -201,11 +202,44 @@ fn a_policys_totals_are_of_its_own_nodes() {
     let mounted = ObservedDataset { uid: "a".to_owned(), mounted: true, ..ObservedDataset::default() };
     let reply = SyncReply { datasets: vec![mounted], tiers: vec![tier], ..SyncReply::default() };
     for node in ["n1", "n2"] {
-        hub.answered(POLICY, node, reply.clone(), Instant::now());
+        hub.answered(POLICY, node, None, reply.clone(), Instant::now());
     }
     assert_eq!(hub.totals(POLICY, &["n1".to_owned()]), PolicyTotals { nodes: 1, capacity_bytes: 100, used_bytes: 7, datasets: 1 });
     assert_eq!(hub.totals(POLICY, &[]).nodes, 0);
     assert_eq!(hub.clients_of(POLICY), 0);
-    hub.answered(names::CLIENT, "n3", reply, Instant::now());
+    hub.answered(names::CLIENT, "n3", None, reply, Instant::now());
     assert_eq!((hub.clients_of(POLICY), hub.clients_of("another")), (1, 0));
+}
+
+#[test]
+fn the_nodes_of_a_policy_are_one_cache() {
+    let (hub, _woken) = hub();
+    hub.set(POLICY, wanted("a", "x"));
+    let place = |ip: &str| Some(format!("{ip}:7071").parse().unwrap());
+    let answer = |node: &str, ip: &str| {
+        let tier = TierStatus { capacity_bytes: 1 << 30, ..TierStatus::default() };
+        hub.answered(POLICY, node, place(ip), SyncReply { tiers: vec![tier], ..SyncReply::default() }, Instant::now());
+    };
+    assert_eq!(hub.desired(POLICY, "n1", true, ""), None, "nobody knows yet whose nodes there are");
+    assert!(hub.desired(POLICY, "old", false, "").is_some(), "an older release shares nothing, and is told as ever");
+    hub.set_members(POLICY, [("n1".to_owned(), String::new()), ("n2".to_owned(), String::new())].into());
+    assert_eq!(hub.desired(POLICY, "n1", true, ""), None, "nor what it holds");
+    answer("n1", "10.0.0.1");
+    let (first, alone) = hub.desired(POLICY, "n1", true, "").unwrap();
+    let peers = |desired: Option<Desired>| desired.unwrap().peers.into_iter().map(|peer| (peer.name, peer.address)).collect::<Vec<_>>();
+    let listed = |name: &str, ip: &str| (name.to_owned(), format!("{ip}:7071"));
+    assert_eq!(peers(alone), [listed("n1", "10.0.0.1")]);
+    let mut changes = hub.changes();
+    changes.mark_unchanged();
+    answer("n2", "10.0.0.2");
+    assert!(changes.has_changed().unwrap(), "the others are told at once");
+    let both = [listed("n1", "10.0.0.1"), listed("n2", "10.0.0.2")];
+    let (second, desired) = hub.desired(POLICY, "n1", true, &first).unwrap();
+    assert_eq!(peers(desired), both);
+    assert_eq!(hub.desired(POLICY, "n2", true, &second).unwrap(), (second.clone(), None));
+    hub.lost(POLICY, "n2");
+    assert_eq!(hub.desired(POLICY, "n1", true, &second).unwrap().1, None, "one that is silent keeps its blocks");
+    hub.set_members(POLICY, [("n1".to_owned(), "eu-1a".to_owned())].into());
+    let (_, desired) = hub.desired(POLICY, "n1", true, &second).unwrap();
+    assert_eq!(desired.unwrap().peers.iter().map(|peer| peer.zone.as_str()).collect::<Vec<_>>(), ["eu-1a"]);
 }

@@ -262,10 +262,14 @@ fn one_that_ends_says_who_holds_it() {
 fn figures_are_of_all_nodes_and_stay_small() {
     let mut node = holding(500, 1000, PreloadState::Running);
     let status = node.status.as_mut().unwrap();
-    (status.hits, status.misses, status.cached_bytes, status.unreachable_keys) = (3, 1, 512, 40);
+    (status.hits, status.misses, status.unreachable_keys) = (3, 1, 40);
     status.failed_files = (0..40).map(|at| FailedFile { path: format!("/{at}{}", "x".repeat(5000)), cause: "y".repeat(5000) }).collect();
     node.unreachable_samples = (0..40).map(|at| format!("a//{at}{}", "z".repeat(5000))).collect();
-    let nodes = (0..1000).map(|_| Some(node.clone())).collect();
+    let mut nodes: Vec<_> = (0..1000).map(|_| Some(node.clone())).collect();
+    // Each tells of the blocks that are its own.
+    for (node, bytes) in nodes.iter_mut().flatten().zip([300, 212]) {
+        node.status.as_mut().unwrap().cached_bytes = bytes;
+    }
     let dataset = dataset(json!({ "preload": { "when": "Once", "revision": 4 } }));
     let observed = observed(1000, nodes);
     let summary = Summary::of(&dataset, &observed);

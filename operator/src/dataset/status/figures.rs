@@ -21,7 +21,8 @@ pub fn of(dataset: &Dataset, summary: &Summary) -> DatasetStatus {
     };
     let status = &newest.status;
     let (hits, misses) = summary.says.iter().fold((0, 0), |(hits, misses), node| (hits + node.status.hits, misses + node.status.misses));
-    let cached = summary.says.iter().map(|node| node.status.cached_bytes).max().unwrap_or(0);
+    // Each node tells of the blocks that are its own; while lists of nodes differ for a moment, one may be told twice.
+    let cached = summary.says.iter().map(|node| node.status.cached_bytes).sum::<u64>().min(status.bytes);
     DatasetStatus {
         observed_generation: None,
         conditions: Vec::new(),

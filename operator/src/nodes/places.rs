@@ -1,0 +1,138 @@
+//! Where the nodes of one policy are and how much each holds: the list that they all go by, so that they are one cache.
+//! Pure: a table. Does not know pods or policies; whoever fills it does.
+//! Invariant: who was in the list stays in it, at its weight, until it leaves the policy: one that is silent for a while keeps its blocks, so that
+//! an upgrade moves nothing.
+
+use std::collections::BTreeMap;
+
+use forebay_wire::control_service::Peer;
+use forebay_wire::node_service::TierStatus;
+
+/// A capacity that differs by less than this share moves no blocks.
+const WEIGHT_DIFFERS_FROM: f64 = 0.1;
+
+/// Nodes that a policy has, with the zone of each: empty where the policy knows no zones.
+pub type Members = BTreeMap<String, String>;
+
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// `None` before the policy was looked at.
+    members: Option<Members>,
+    known: BTreeMap<String, Place>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    address: String,
+    weight_bytes: u64,
+}
+
+impl Places {
+    /// Gives whether that changed the list.
+    pub(super) fn set_members(&mut self, members: Members) -> bool {
+        let before = self.list();
+        self.known.retain(|node, _| members.contains_key(node));
+        self.members = Some(members);
+        before != self.list()
+    }
+
+    /// Takes what a node says of itself, and of others that haven't said it themselves: a new operator has the list from there. Gives whether that
+    /// changed the list.
+    pub(super) fn answered(&mut self, node: &str, address: &str, tiers: &[TierStatus], told: &[Peer]) -> bool {
+        let before = self.list();
+        for Peer { name, address, weight_bytes, zone: _ } in told {
+            let place = || Place { address: address.clone(), weight_bytes: *weight_bytes };
+            self.known.entry(name.clone()).or_insert_with(place);
+        }
+        let capacity = tiers.iter().map(|tier| tier.capacity_bytes).sum::<u64>().max(1);
+        let known = self.known.get(node).map(|place| place.weight_bytes);
+        let weight_bytes = known.filter(|weight| !differs(*weight, capacity)).unwrap_or(capacity);
+        self.known.insert(node.to_owned(), Place { address: address.to_owned(), weight_bytes });
+        before != self.list()
+    }
+
+    /// Whether the node may be told what to serve: what it holds is known, or it is in nobody's list.
+    pub(super) fn may_be_told(&self, node: &str) -> bool {
+        self.members.as_ref().is_some_and(|members| !members.contains_key(node) || self.known.contains_key(node))
+    }
+
+    /// By name.
+    pub(super) fn list(&self) -> Vec<Peer> {
+        let members = self.members.iter().flatten();
+        let peer = |(name, zone): (&String, &String)| {
+            let Place { address, weight_bytes } = self.known.get(name)?.clone();
+            Some(Peer { name: name.clone(), address, weight_bytes, zone: zone.clone() })
+        };
+        members.filter_map(peer).collect()
+    }
+}
+
+fn differs(before: u64, now: u64) -> bool {
+    (before as f64 - now as f64).abs() > WEIGHT_DIFFERS_FROM * before as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tier(capacity_bytes: u64) -> Vec<TierStatus> {
+        vec![TierStatus { capacity_bytes, ..TierStatus::default() }]
+    }
+
+    fn members(names: &str) -> Members {
+        names.split_whitespace().map(|name| (name.to_owned(), String::new())).collect()
+    }
+
+    fn names(places: &Places) -> String {
+        places.list().iter().map(|peer| format!("{}@{}/{}", peer.name, peer.address, peer.weight_bytes)).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_node_is_in_the_list_from_its_first_answer_until_it_leaves_the_policy() {
+        let mut places = Places::default();
+        assert!(!places.may_be_told("a"), "the policy wasn't looked at");
+        assert!(!places.set_members(members("a b")));
+        assert!(!places.may_be_told("a"), "nobody knows yet what it holds");
+        assert!(places.may_be_told("x"), "one that the policy doesn't have has no place to wait for");
+        assert!(places.answered("a", "1:7", &tier(100), &[]));
+        assert!(places.may_be_told("a") && !places.may_be_told("b"));
+        assert!(places.answered("b", "2:7", &tier(200), &[]));
+        assert!(!places.answered("b", "2:7", &tier(200), &[]));
+        assert_eq!(names(&places), "a@1:7/100 b@2:7/200");
+        // Its pod was replaced.
+        assert!(places.answered("a", "3:7", &tier(100), &[]));
+        assert_eq!(names(&places), "a@3:7/100 b@2:7/200");
+        assert!(places.set_members(members("b c")));
+        assert_eq!(names(&places), "b@2:7/200");
+        assert!(!places.answered("a", "3:7", &tier(100), &[]), "it left");
+    }
+
+    #[test]
+    fn a_capacity_that_wobbles_moves_nothing() {
+        let mut places = Places::default();
+        places.set_members(members("a"));
+        places.answered("a", "1:7", &tier(100), &[]);
+        for (capacity, expected) in [(109, 100), (91, 100), (111, 111), (0, 1)] {
+            places.answered("a", "1:7", &tier(capacity), &[]);
+            assert_eq!(places.list()[0].weight_bytes, expected, "{capacity}");
+        }
+    }
+
+    #[test]
+    fn a_new_operator_has_silent_nodes_from_what_the_others_were_told() {
+        let mut before = Places::default();
+        before.set_members(members("a b"));
+        before.answered("a", "1:7", &tier(100), &[]);
+        before.answered("b", "2:7", &tier(200), &[]);
+        let mut places = Places::default();
+        // Before and after the policy is looked at: what comes first doesn't matter.
+        places.answered("a", "1:7", &tier(100), &before.list());
+        places.set_members(members("a b"));
+        assert_eq!(places.list(), before.list());
+        // What it says itself counts for more than what others were told.
+        places.answered("b", "9:7", &tier(200), &before.list());
+        assert_eq!(names(&places), "a@1:7/100 b@9:7/200");
+        places.answered("a", "1:7", &tier(100), &before.list());
+        assert_eq!(names(&places), "a@1:7/100 b@9:7/200");
+    }
+}
