@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use forebay_e2e::bucket::Bucket;
-use forebay_e2e::cluster::{SYSTEM, get, harness, helm_upgrade_to, kill_on, kubectl, list, run, system_pods, top};
+use forebay_e2e::cluster::{SYSTEM, get, harness, helm_upgrade_to, kill_on, kubectl, list, run, system_pods, top, wait_condition};
 use forebay_e2e::pod::{Pod, Volume};
 use forebay_e2e::wait_for;
 use serde_json::Value;
@@ -29,6 +29,34 @@ fn the_api_server_is_away_and_reads_go_on() {
     pod.finish(FILES).unwrap();
     let after = Pod::sums(&namespace.0, "after", Some("node2"), &Volume::Claim("t")).unwrap();
     assert_eq!(after.read().unwrap(), bucket.sums().unwrap().0);
+}
+
+#[test]
+fn nodes_hold_their_shares_and_one_that_dies_costs_no_read() {
+    let bucket = Bucket::with_files(FILES).unwrap();
+    let (sums, bytes) = bucket.sums().unwrap();
+    let namespace = dataset("shares", &bucket, ", rules: [{ path: /, localCopy: Never }], preload: { when: Once }");
+    let name = &namespace.0;
+    wait_condition(name, "t", "Warm", "True", READY).unwrap();
+    assert_eq!(bucket.bytes_given().unwrap(), bytes, "each node loaded its share");
+    wait_for("the shares in the status", READY, || {
+        let status = get(name, "dataset", "t")?.unwrap_or_default()["status"].clone();
+        Ok((status["cached"] == status["size"] && status["nodes"]["count"] == 2).then_some(()))
+    })
+    .unwrap();
+    let load = Pod::load(name, "load", Some("node1"), &Volume::Claim("t")).unwrap();
+    load.wait_running().unwrap();
+    for _ in 0..3 {
+        kill_on("node2", "forebay-node").unwrap();
+        std::thread::sleep(Duration::from_secs(5));
+    }
+    load.finish(FILES).unwrap();
+    // What node1 stood in for is read twice at most; what node2 has on its disk is found there again.
+    let given = bucket.bytes_given().unwrap();
+    assert!(given <= 2 * bytes, "{given} of {bytes}");
+    let after = Pod::sums(name, "after", Some("node2"), &Volume::Claim("t")).unwrap();
+    assert_eq!(after.read().unwrap(), sums);
+    assert_eq!(bucket.bytes_given().unwrap(), given);
 }
 
 #[test]

@@ -35,9 +35,7 @@ fn a_dataset_is_a_claim_that_pods_of_two_nodes_read() {
         Some("60"),
         "the column FILES"
     );
-    // Until nodes share one cache each of them reads the source once.
-    let given = bucket.bytes_given().unwrap();
-    assert!(given >= bytes && given <= 2 * bytes, "{given} of {bytes}");
+    assert_eq!(bucket.bytes_given().unwrap(), bytes, "the nodes are one cache: each byte came from the source once");
 }
 
 #[test]
