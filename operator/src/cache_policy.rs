@@ -42,7 +42,7 @@ pub async fn reconcile(object: Arc<DeserializeGuard<CachePolicy>>, ctx: Arc<Cont
     let policy = object.0.as_ref().map_err(|invalid| Error::Unreadable(invalid.error.clone()))?;
     ctx.metrics.reconciles.inc();
     if policy.metadata.deletion_timestamp.is_some() {
-        // What it owns is removed by Kubernetes; Datasets say that it is gone. Its nodes are told what to free, each for itself.
+        // What it owns is removed by Kubernetes; Datasets say that it is gone. Until then its nodes go on as they are.
         ctx.hub.set_members(&policy.uid().unwrap_or_default(), Members::new());
         wake_datasets(&ctx);
         return Ok(Action::await_change());

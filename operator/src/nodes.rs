@@ -104,6 +104,8 @@ struct Woken {
 #[derive(Clone, Debug, Default)]
 pub struct NodeView {
     pub name: String,
+    /// Nodes of one zone are a cache of their own; empty where there are no zones.
+    pub zone: String,
     /// `None`: it wasn't told of the data set yet, or doesn't say.
     pub dataset: Option<ObservedDataset>,
     pub tiers: Vec<TierStatus>,
@@ -318,9 +320,11 @@ impl Hub {
     pub fn view(&self, policy: &str, uid: &str) -> Vec<NodeView> {
         let inner = self.inner.lock();
         let nodes = inner.nodes.iter().filter(|((of, _), _)| of == policy);
+        let places = inner.policies.get(policy).map(|desired| &desired.places);
         nodes
             .map(|((_, name), state)| NodeView {
                 name: name.clone(),
+                zone: places.map_or_else(String::new, |places| places.zone(name).to_owned()),
                 dataset: state.datasets.get(uid).cloned(),
                 tiers: state.tiers.clone(),
                 refused: state.refused.clone(),

@@ -12,6 +12,7 @@ use crate::fill::chain;
 use crate::fs::for_each_below;
 use crate::node::Dataset;
 use crate::preload::Wanted;
+use forebay_wire::block::{BlockId, BlockIndex};
 
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 /// Pause of a walk, as a multiple of what it took.
@@ -58,11 +59,13 @@ impl Coverage {
         let Some(manifest) = fs.manifest() else { return };
         let is_done = dataset.preload.progress().borrow().as_ref().is_some_and(|progress| progress.state == PreloadState::Done);
         let mut held = Held::default();
-        let walked = for_each_below(&manifest, b"/", &mut |entry, size| {
+        let walked = for_each_below(&manifest, b"/", &mut |entry, _| {
             let Ok(object) = manifest.object(entry) else { return };
             let (own, bytes) = fs.reader().own_bytes(&object.object);
             held.bytes += bytes;
-            held.files += u64::from(bytes == own && own > 0 || size == 0);
+            // Where its first block is at home, so that a file is counted once.
+            let first = BlockId { object: object.object.id, index: BlockIndex(0) };
+            held.files += u64::from(bytes == own && fs.reader().fill().owns(first));
         });
         if let Err(error) = walked {
             return tracing::debug!(error = %chain(&error), "the list can't be walked; the figures stay as they were");

@@ -56,6 +56,11 @@ impl Places {
         self.members.as_ref().is_some_and(|members| !members.contains_key(node) || self.known.contains_key(node))
     }
 
+    /// Of a node that the policy has; empty for others.
+    pub(super) fn zone(&self, node: &str) -> &str {
+        self.members.as_ref().and_then(|members| members.get(node)).map_or("", String::as_str)
+    }
+
     /// By name.
     pub(super) fn list(&self) -> Vec<Peer> {
         let members = self.members.iter().flatten();

@@ -271,9 +271,8 @@ fn figures_are_of_all_nodes_and_stay_small() {
         node.status.as_mut().unwrap().cached_bytes = bytes;
     }
     let dataset = dataset(json!({ "preload": { "when": "Once", "revision": 4 } }));
-    let observed = observed(1000, nodes);
-    let summary = Summary::of(&dataset, &observed);
-    let status = figures::of(&dataset, &summary);
+    let mut observed = observed(1000, nodes);
+    let status = figures::of(&dataset, &Summary::of(&dataset, &observed));
     assert!(serde_json::to_string(&status).unwrap().len() < 16 << 10);
     let text = |value: &Option<String>| value.clone().unwrap();
     assert_eq!(
@@ -285,4 +284,7 @@ fn figures_are_of_all_nodes_and_stay_small() {
     let coverage = status.nodes.unwrap();
     assert_eq!((coverage.count, coverage.min, coverage.max, coverage.least.len()), (1000, 50, 50, 10));
     assert_eq!(status.problem_keys.unwrap().count, 40);
+    // Its 300 bytes are all that this zone has, and the other has 212.
+    observed.nodes[0].zone = "eu-1b".to_owned();
+    assert_eq!(text(&figures::of(&dataset, &Summary::of(&dataset, &observed)).cached), "212");
 }

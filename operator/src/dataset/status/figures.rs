@@ -21,8 +21,6 @@ pub fn of(dataset: &Dataset, summary: &Summary) -> DatasetStatus {
     };
     let status = &newest.status;
     let (hits, misses) = summary.says.iter().fold((0, 0), |(hits, misses), node| (hits + node.status.hits, misses + node.status.misses));
-    // Each node tells of the blocks that are its own; while lists of nodes differ for a moment, one may be told twice.
-    let cached = summary.says.iter().map(|node| node.status.cached_bytes).sum::<u64>().min(status.bytes);
     DatasetStatus {
         observed_generation: None,
         conditions: Vec::new(),
@@ -32,7 +30,7 @@ pub fn of(dataset: &Dataset, summary: &Summary) -> DatasetStatus {
         last_sync_time: last_sync(status.manifest.as_ref().and_then(|manifest| manifest.age_ms), old.last_sync_time),
         files: Some(signed(status.files)),
         size: Some(quantity::bytes(status.bytes)),
-        cached: Some(quantity::bytes(cached)),
+        cached: Some(quantity::bytes(summary.cached())),
         warm: Some(quantity::percent(summary.held(), summary.wanted())),
         hit: Some(quantity::percent(hits, hits + misses)),
         preload: preload(dataset, summary),

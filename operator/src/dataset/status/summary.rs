@@ -1,6 +1,8 @@
 //! What all nodes together say of a Dataset, in the few facts that conditions and figures are made of.
 //! Pure.
 
+use std::collections::BTreeMap;
+
 use forebay_api::Dataset;
 use forebay_wire::control_service::{ObservedDataset, Problem};
 use forebay_wire::dataset_spec::file::SyncMode;
@@ -16,6 +18,7 @@ use super::super::observe::Observed;
 #[derive(Clone, Debug)]
 pub struct NodeSays {
     pub name: String,
+    pub zone: String,
     pub problem: String,
     pub problem_kind: Problem,
     pub wanted: u64,
@@ -40,9 +43,10 @@ impl NodeSays {
         self.status.preload.as_ref().map_or(PreloadState::Waiting, |preload| preload.state())
     }
 
-    pub(super) fn from(name: &str, observed: &ObservedDataset) -> Self {
+    pub(super) fn from(name: &str, zone: &str, observed: &ObservedDataset) -> Self {
         Self {
             name: name.to_owned(),
+            zone: zone.to_owned(),
             problem: observed.problem.clone(),
             problem_kind: observed.problem_kind(),
             wanted: observed.wanted_bytes,
@@ -82,8 +86,8 @@ const SYNC_INTERVAL_MS: u64 = 600_000;
 
 impl Summary {
     pub fn of(dataset: &Dataset, observed: &Observed) -> Self {
-        let says: Vec<NodeSays> =
-            observed.nodes.iter().filter_map(|node| node.dataset.as_ref().map(|dataset| NodeSays::from(&node.name, dataset))).collect();
+        let told = |node: &crate::nodes::NodeView| Some(NodeSays::from(&node.name, &node.zone, node.dataset.as_ref()?));
+        let says: Vec<NodeSays> = observed.nodes.iter().filter_map(told).collect();
         let refusing = observed.nodes.iter().find(|node| !node.refused.is_empty()).map(|node| (node.name.clone(), node.refused.clone()));
         let capacity = |node: &crate::nodes::NodeView| node.tiers.iter().map(|tier| tier.capacity_bytes).sum::<u64>();
         let capacity_min = observed
@@ -132,6 +136,17 @@ impl Summary {
 
     pub fn with_problem(&self) -> impl Iterator<Item = &NodeSays> {
         self.says.iter().filter(|node| !node.problem.is_empty())
+    }
+
+    /// Bytes that every zone's cache holds: of the one that holds the least. Each node tells of the blocks that are its own; while lists of nodes
+    /// differ for a moment, one may be told twice.
+    pub fn cached(&self) -> u64 {
+        let mut zones: BTreeMap<&str, u64> = BTreeMap::new();
+        for node in &self.says {
+            *zones.entry(&node.zone).or_default() += node.status.cached_bytes;
+        }
+        let size = self.newest().map_or(0, |newest| newest.status.bytes);
+        zones.into_values().min().unwrap_or(0).min(size)
     }
 
     pub fn wanted(&self) -> u64 {
