@@ -7,6 +7,7 @@
 //! other nodes.
 
 mod bring;
+mod copy;
 mod flight;
 mod give;
 mod lane;
@@ -14,6 +15,7 @@ mod stream;
 mod verify;
 pub mod window;
 
+pub use copy::CopyMetrics;
 pub use flight::Supplier;
 pub use verify::Proof;
 
@@ -22,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::BytesMut;
-use forebay_peer::DatasetId;
+use forebay_peer::{BlockRef, DatasetId};
 use parking_lot::Mutex;
 use tracing::{debug, warn};
 
@@ -33,7 +35,7 @@ use forebay_source::metrics::{Counter, Histogram};
 use forebay_source::{Key, Priority, SourceError, SourceHandle, Version};
 use forebay_store::{DatasetSlot, PutOutcome, ReadOutcome, Store};
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectRef};
-use forebay_wire::rule::LocalCopy;
+use forebay_wire::rule::{Copies, LocalCopy};
 use lane::Lanes;
 
 /// Where the bytes of a data set's source come from, and how they are to be treated.
@@ -57,12 +59,20 @@ pub struct FileObject {
     pub placement: Placement,
     /// What to do with blocks of it that are another node's.
     pub local_copy: LocalCopy,
+    /// How many nodes are to have each block.
+    pub copies: Copies,
 }
 
 impl FileObject {
     /// For logs: `s3://bucket/prefix/key`.
     pub fn describe(&self) -> String {
         format!("{}{}", self.origin.handle.name(), self.key.0.escape_ascii())
+    }
+
+    /// What other nodes are told of a block.
+    fn block_ref(&self, index: BlockIndex) -> BlockRef {
+        let (dataset, key, version) = (self.origin.dataset.clone(), self.key.0.clone(), self.version.0.clone());
+        BlockRef { dataset, object: self.object, key, version, index }
     }
 }
 
@@ -128,6 +138,7 @@ pub struct FillMetrics {
     pub mismatched: Counter,
     /// Now in flight.
     pub in_flight: Counter,
+    pub copies: CopyMetrics,
     /// From the start of a flight to its last byte.
     pub duration: Histogram,
 }
@@ -159,6 +170,7 @@ struct Shared {
     seen: window::Touches,
     /// Memory of what is being given to others.
     giving: Arc<tokio::sync::Semaphore>,
+    copying: copy::Copying,
 }
 
 #[derive(Default)]
@@ -206,7 +218,8 @@ impl Fill {
     pub fn share_with(&self, neighbours: Arc<Neighbours>) {
         let units = self.lanes.all.memory_units() as usize;
         let giving = Arc::new(tokio::sync::Semaphore::new(units));
-        let shared = Shared { neighbours, seen: window::Touches::new(SEEN_MAX), giving };
+        let copying = copy::Copying::new(units / 4);
+        let shared = Shared { neighbours, seen: window::Touches::new(SEEN_MAX), giving, copying };
         assert!(self.shared.set(shared).is_ok(), "a node is in one cache");
     }
 
@@ -261,7 +274,8 @@ impl Fill {
         if self.find(block).is_some() {
             return false;
         }
-        let would_stay = match (file.local_copy, self.owns(block)) {
+        let is_to_be_here = self.shared.get().is_none_or(|shared| shared.neighbours.holds(block, file.copies.min));
+        let would_stay = match (file.local_copy, is_to_be_here) {
             (_, true) | (LocalCopy::Always, false) => true,
             (LocalCopy::Hot, false) => self.store.has_room_beside(&file.object, self.block_size.bytes()),
             (LocalCopy::Never, false) => false,
@@ -450,6 +464,9 @@ async fn run(landing: Landing, file: Arc<FileObject>, index: BlockIndex, extent:
         }
     }
     flight.settle(kept);
+    if kept && flight.supplier() == Supplier::Source {
+        fill.hand_down(&file, index, &flight);
+    }
 }
 
 /// An error with all its causes in one line.

@@ -5,6 +5,7 @@ pub mod access;
 pub mod cli;
 pub mod cluster;
 pub mod control;
+pub mod copies;
 pub mod doctor;
 pub mod fill;
 pub mod fs;

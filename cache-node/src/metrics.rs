@@ -93,6 +93,33 @@ const TABLE: &[Row] = &[
         "Blocks and reads that no other node gave, for which this one asked the source",
         Read::Node(|n| n.fill().metrics().turned.get()),
     ),
+    counter("forebay_copies_sent_blocks", "Copies of blocks that other nodes took", Read::Node(|n| n.fill().metrics().copies.sent.get())),
+    bytes("forebay_copies_sent_bytes", "Bytes of copies that other nodes took", Read::Node(|n| n.fill().metrics().copies.sent_bytes.get())),
+    counter(
+        "forebay_copies_refused_blocks",
+        "Copies that another node did not take, because it is away or has no room",
+        Read::Node(|n| n.fill().metrics().copies.refused.get()),
+    ),
+    counter(
+        "forebay_copies_skipped_blocks",
+        "Blocks whose copies were left for later, because as many waited as may",
+        Read::Node(|n| n.fill().metrics().copies.skipped.get()),
+    ),
+    counter(
+        "forebay_copies_brought_blocks",
+        "Copies brought here because this node is to have them",
+        Read::Node(|n| n.fill().metrics().copies.brought.get()),
+    ),
+    counter(
+        "forebay_copies_trimmed_blocks",
+        "Copies dropped because the nodes that are to have them do",
+        Read::Node(|n| n.fill().metrics().copies.trimmed.get()),
+    ),
+    gauge(
+        "forebay_copies_lacking_blocks",
+        "Blocks that this node is to have, that another has, and that could not be brought",
+        Read::Dataset(|d| d.copies.as_ref().map_or(0, |copies| copies.lacking())),
+    ),
     counter("forebay_peer_requests", "Requests sent to other nodes", Read::Node(|n| asked(n, |m| m.requests.get()))),
     counter(
         "forebay_peer_failures",

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::access::{self, AccessError};
+use crate::copies::Copies;
 use crate::fill::{Fill, FillLimits, Origin};
 use crate::fs::{Filesystem, Parts};
 use crate::fuse::{self, FuseError, Latencies};
@@ -273,7 +274,12 @@ impl Node {
         let preload = Preload::new(fs.clone(), spec.preload.max_bytes_per_second.map(|size| size.bytes()));
         let stop = self.stop.child_token();
         let place = dataset::Place { mount_point: mount_point.to_owned(), slot, folder };
-        let dataset = Arc::new(Dataset::new(fs, refresh.clone(), preload, sources, spec, place, stop.clone()));
+        let copies = self.shared.as_ref().map(|(neighbours, _)| Copies::new(fs.clone(), neighbours.clone()));
+        if let Some(copies) = &copies {
+            self.tasks.lock().spawn_on(copies.clone().run(refresh.synced(), stop.clone()), &self.runtime);
+        }
+        let parts = dataset::Parts { fs, refresh: refresh.clone(), preload, copies, sources };
+        let dataset = Arc::new(Dataset::new(parts, spec, place, stop.clone()));
         self.datasets.write().push(dataset.clone());
         self.tasks.lock().spawn_on(refresh.run(stop), &self.runtime);
         self.keep_loaded(&dataset, false);

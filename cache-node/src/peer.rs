@@ -8,10 +8,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use forebay_daemon::identity::{Identity, IdentityError};
 use forebay_peer::{Introduction, PeerLimits, Peers, Security};
-use forebay_placement::{Peer, PeerIndex, Placement, PlacementError, Weight, within_zone};
+use forebay_placement::{Peer, PeerIndex, Placement, PlacementError, RANKS_KEPT, Slot, Weight, within_zone};
 use forebay_wire::block::{BlockId, BlockSize};
 use forebay_wire::id::NodeName;
 use forebay_wire::node_config::{PeerNode, Peers as PeersConfig};
+use tokio::sync::watch;
 use tracing::info;
 
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,17 @@ pub enum Way {
         /// When they all fail, it is this node that reads the source for the others too.
         is_next: bool,
     },
+    /// These have a copy, at least one of them: it is to be here too.
+    Copies { ranks: Vec<NodeName> },
+}
+
+/// Who is to have a block, seen from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holders {
+    /// Whether this node is one of them.
+    pub own: bool,
+    /// The others, best first.
+    pub others: Vec<NodeName>,
 }
 
 /// This node among the others. Used behind an `Arc`.
@@ -48,10 +60,12 @@ pub struct Neighbours {
     security: Security,
     peers: Arc<Peers>,
     view: ArcSwap<View>,
+    /// Told when another list came into force.
+    changes: watch::Sender<()>,
 }
 
 /// One list of nodes, seen from here.
-struct View {
+pub struct View {
     nodes: Vec<PeerNode>,
     placement: Placement,
     own: PeerIndex,
@@ -66,6 +80,27 @@ impl View {
         };
         let own = placement.find(own).ok_or_else(|| PeerSetupError::Unlisted { node: own.clone() })?;
         Ok(Self { nodes: nodes.to_vec(), placement, own })
+    }
+
+    /// The first `count` nodes of a block, or all when there are fewer.
+    pub fn holders(&self, block: BlockId, count: u32) -> Holders {
+        let (slot, count) = (Slot::of(block), count as usize);
+        let (few, all);
+        let ranks = if count <= RANKS_KEPT {
+            few = self.placement.ranks_of_slot(slot);
+            few.as_slice()
+        } else {
+            all = self.placement.all_ranks(slot);
+            &all
+        };
+        let first = &ranks[..count.min(ranks.len())];
+        let others = first.iter().filter(|peer| **peer != self.own).map(|peer| self.placement.peer(*peer).name.clone());
+        Holders { own: first.contains(&self.own), others: others.collect() }
+    }
+
+    /// Whether this node shares blocks with one of that name.
+    pub fn has(&self, name: &NodeName) -> bool {
+        self.placement.find(name).is_some()
     }
 
     /// Name and address of the others that share blocks with this node.
@@ -89,7 +124,14 @@ impl Neighbours {
         let introduction = Introduction::new(config.name.clone(), block_size);
         let peers = Peers::new(introduction.clone(), security.clone(), limits);
         peers.set(view.others());
-        Ok(Arc::new(Self { own: config.name.clone(), introduction, security, peers, view: ArcSwap::from_pointee(view) }))
+        Ok(Arc::new(Self {
+            own: config.name.clone(),
+            introduction,
+            security,
+            peers,
+            view: ArcSwap::from_pointee(view),
+            changes: watch::Sender::new(()),
+        }))
     }
 
     /// Goes by another list of nodes from now on. Flights end by the one they began with.
@@ -101,6 +143,7 @@ impl Neighbours {
         info!(nodes = view.placement.peers().len(), "another list of nodes is in force");
         self.peers.set(view.others());
         self.view.store(Arc::new(view));
+        self.changes.send_replace(());
         Ok(())
     }
 
@@ -108,6 +151,20 @@ impl Neighbours {
     pub fn owns(&self, block: BlockId) -> bool {
         let view = self.view.load();
         view.placement.ranks(block).owner() == view.own
+    }
+
+    /// The list in force.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+    /// Changes when another list came into force.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Whether this node is among the first `count` for the block.
+    pub fn holds(&self, block: BlockId, count: u32) -> bool {
+        self.view.load().holders(block, count).own
     }
 
     /// Whether others may turn to this node for the block, when those before it fail.

@@ -411,18 +411,18 @@ async fn tick(preload: Arc<Preload>, counters: Arc<Counters>, began: PreloadProg
 }
 
 /// Bytes per second, in the order of asking.
-struct Bucket {
+pub(crate) struct Bucket {
     bytes_per_second: Option<u64>,
     /// Guards when the next bytes are due.
     next: Mutex<Instant>,
 }
 
 impl Bucket {
-    fn new(bytes_per_second: Option<u64>) -> Self {
+    pub(crate) fn new(bytes_per_second: Option<u64>) -> Self {
         Self { bytes_per_second, next: Mutex::new(Instant::now()) }
     }
 
-    async fn take(&self, bytes: u64) {
+    pub(crate) async fn take(&self, bytes: u64) {
         let Some(rate) = self.bytes_per_second else { return };
         let due = {
             let mut next = self.next.lock();

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use forebay_wire::rule::{CacheMode, LocalCopy, Rule as RuleSpec};
+use forebay_wire::rule::{CacheMode, Copies, LocalCopy, Rule as RuleSpec};
 
 use forebay_store::{Admission, Class};
 use forebay_wire::block::ObjectId;
@@ -26,6 +26,7 @@ pub struct Rule {
     pub cache: CacheMode,
     pub ttl: Option<Duration>,
     pub local_copy: LocalCopy,
+    pub copies: Copies,
     /// With `Pin`: only so many bytes are pinned, the rest below the path is `Auto`.
     pub max_bytes: Option<u64>,
     /// Objects whose hash is below this are pinned: `max_bytes` / bytes below the path, scaled to 2^64. `u64::MAX` pins all.
@@ -50,6 +51,7 @@ impl RuleTable {
             cache: CacheMode::Auto,
             ttl: None,
             local_copy: LocalCopy::Hot,
+            copies: Copies::ONE,
             max_bytes: None,
             pin_threshold: u64::MAX,
         };
@@ -61,6 +63,7 @@ impl RuleTable {
                 cache: spec.cache.unwrap_or(above.cache),
                 ttl: spec.ttl.or(above.ttl),
                 local_copy: spec.local_copy.unwrap_or(above.local_copy),
+                copies: spec.copies.unwrap_or(above.copies),
                 // A limit belongs to the path that names it: a longer path that pins again has its own, or none.
                 max_bytes: spec.max_bytes.map(|size| size.bytes()),
                 pin_threshold: u64::MAX,

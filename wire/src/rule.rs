@@ -40,6 +40,11 @@ pub struct Copies {
     pub max: u32,
 }
 
+impl Copies {
+    /// The owner's only: what holds where no rule says more.
+    pub const ONE: Self = Self { min: 1, max: 1 };
+}
+
 /// One row: a field that is `None` comes from the next shorter path that sets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {

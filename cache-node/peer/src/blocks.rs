@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use super::error::Refusal;
-use super::message::{BlockRef, FreeRequest, Freed, ManifestHead, ManifestRequest, ReadRequest};
+use super::message::{BlockRef, FreeRequest, Freed, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest};
 
 /// Bytes in order, in pieces of any size. Dropped when nobody wants the rest.
 pub type Body = BoxStream<'static, Result<Bytes, Refusal>>;
@@ -29,4 +29,6 @@ pub trait Blocks: Send + Sync + 'static {
     /// `None` when there is none that is newer.
     async fn manifest(&self, request: ManifestRequest) -> Result<Option<(ManifestHead, Body)>, Refusal>;
     async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal>;
+    /// Which of the blocks are here, in their order.
+    async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal>;
 }

@@ -44,12 +44,13 @@ pub enum Kind {
     Data = 9,
     ManifestHead = 10,
     Done = 11,
+    Holds = 12,
     /// The answer takes time, and whoever owes it lives. Empty.
     Waiting = 128,
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Hello,
         Self::Welcome,
         Self::Error,
@@ -61,6 +62,7 @@ impl Kind {
         Self::Data,
         Self::ManifestHead,
         Self::Done,
+        Self::Holds,
         Self::Waiting,
     ];
 

@@ -30,8 +30,9 @@ impl Capabilities {
     pub const STORE: Self = Self(2);
     pub const MANIFEST: Self = Self(4);
     pub const FREE: Self = Self(8);
+    pub const HOLDS: Self = Self(16);
     /// All that this release knows.
-    pub const ALL: Self = Self(15);
+    pub const ALL: Self = Self(31);
 
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -18,6 +18,8 @@ const KEY_BYTES_MAX: usize = 16 << 10;
 const VERSION_BYTES_MAX: usize = 4 << 10;
 /// Paths of one `Free`.
 const PATHS_MAX: usize = 1000;
+/// Blocks of one `Holds`: at some 40 bytes each they fit into a frame.
+pub const HOLDS_MAX: usize = 2048;
 /// A sentence for people; what is longer is cut.
 const DETAIL_BYTES_MAX: usize = 1 << 10;
 
@@ -104,6 +106,14 @@ pub struct FreeRequest {
     pub paths: Vec<String>,
 }
 
+/// Asks which of some blocks a node has; at most `HOLDS_MAX`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldsRequest {
+    pub dataset: DatasetId,
+    /// Each of its object, and inside it.
+    pub blocks: Vec<(ObjectRef, BlockIndex)>,
+}
+
 /// What was dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Freed {
@@ -129,6 +139,13 @@ fn dataset(text: &str) -> Result<DatasetId, Malformed> {
     DatasetId::new(text).ok_or_else(|| Malformed("it names no data set".to_owned()))
 }
 
+/// An object that has this block, and the bytes of it that the block holds.
+fn block_of(id: Vec<u8>, object_size: u64, index: u32, size: BlockSize) -> Result<(ObjectRef, Extent), Malformed> {
+    let Ok(id) = <[u8; 16]>::try_from(id) else { return malformed("an object's id has 16 bytes") };
+    let Some(extent) = size.extent(BlockIndex(index), object_size) else { return malformed("the object has no such block") };
+    Ok((ObjectRef { id: ObjectId(u128::from_le_bytes(id)), size: object_size }, extent))
+}
+
 impl BlockRef {
     fn to_wire(&self) -> wire::Block {
         wire::Block {
@@ -146,12 +163,10 @@ impl BlockRef {
         let Some(wire::Block { dataset: name, object, size: object_size, key, version, index }) = block else {
             return malformed("it names no block");
         };
-        let Ok(id) = <[u8; 16]>::try_from(object) else { return malformed("an object's id has 16 bytes") };
         if key.len() > KEY_BYTES_MAX || version.len() > VERSION_BYTES_MAX {
             return malformed("a key or version is too long");
         }
-        let Some(extent) = size.extent(BlockIndex(index), object_size) else { return malformed("the object has no such block") };
-        let object = ObjectRef { id: ObjectId(u128::from_le_bytes(id)), size: object_size };
+        let (object, extent) = block_of(object, object_size, index, size)?;
         Ok((Self { dataset: dataset(&name)?, object, key: key.into(), version: version.into(), index: BlockIndex(index) }, extent))
     }
 }
@@ -224,6 +239,27 @@ impl FreeRequest {
             return malformed(format!("{} paths are more than {PATHS_MAX}", message.paths.len()));
         }
         Ok(Self { dataset: dataset(&message.dataset)?, paths: message.paths })
+    }
+}
+
+impl HoldsRequest {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let held = |(object, index): &(ObjectRef, BlockIndex)| wire::Held {
+            object: object.id.0.to_le_bytes().to_vec(),
+            size: object.size,
+            index: index.0,
+        };
+        wire::HoldsRequest { dataset: self.dataset.0.to_string(), blocks: self.blocks.iter().map(held).collect() }.encode_to_vec()
+    }
+    pub(crate) fn decode(payload: &[u8], size: BlockSize) -> Result<Self, Malformed> {
+        let message: wire::HoldsRequest = decode(payload)?;
+        if message.blocks.len() > HOLDS_MAX {
+            return malformed(format!("{} blocks are more than {HOLDS_MAX}", message.blocks.len()));
+        }
+        let blocks = message.blocks.into_iter().map(|wire::Held { object, size: object_size, index }| {
+            block_of(object, object_size, index, size).map(|(object, _)| (object, BlockIndex(index)))
+        });
+        Ok(Self { dataset: dataset(&message.dataset)?, blocks: blocks.collect::<Result<_, _>>()? })
     }
 }
 

@@ -27,7 +27,7 @@ use super::exchange::{Exchange, Line};
 use super::frame::{Frame, Kind, PAYLOAD_BYTES_MAX};
 use super::handshake::{self, Capabilities, Introduction};
 use super::health::{Breaker, Latency};
-use super::message::{self, BlockRef, FreeRequest, Freed, ManifestHead, ManifestRequest, ReadRequest};
+use super::message::{self, BlockRef, FreeRequest, Freed, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest};
 use super::metrics::ClientMetrics;
 use super::transport::Security;
 
@@ -171,6 +171,17 @@ impl Peers {
         done(&mut exchange).await.map(|done| Freed { files: done.files, bytes: done.bytes })
     }
 
+    /// Asks which blocks a peer has, in the request's order.
+    pub async fn holds(&self, peer: &NodeName, request: &HoldsRequest) -> Result<Vec<bool>, PeerError> {
+        let asked = (Kind::Holds, Bytes::from(request.encode()));
+        let mut exchange = self.ask(peer, asked, Capabilities::HOLDS, Some(self.shared.limits.answer)).await?;
+        let held = done(&mut exchange).await?.held;
+        if held.len() != request.blocks.len() {
+            return Err(exchange.nonsense(format!("{} answers came to {} questions", held.len(), request.blocks.len())));
+        }
+        Ok(held)
+    }
+
     /// How long a peer usually takes to its first sign; after that a second one may be asked.
     pub(crate) fn hedge_after(&self, answer: &Answer) -> Duration {
         let usual = answer.peer().health.lock().latency.usual();
@@ -213,6 +224,7 @@ fn what(needed: Capabilities) -> &'static str {
         Capabilities::READ => "read a block",
         Capabilities::STORE => "store a block",
         Capabilities::MANIFEST => "copy a manifest",
+        Capabilities::HOLDS => "tell which blocks it holds",
         _ => "free files",
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use forebay_peer::{BlockRef, PeerError, ReadRequest, Refusal, SourceFailureKind, Unfetched, Want};
+use forebay_peer::{PeerError, ReadRequest, Refusal, SourceFailureKind, Unfetched, Want};
 use futures::StreamExt;
 use tracing::debug;
 
@@ -49,10 +49,12 @@ impl Fill {
         way: &Way,
     ) -> Result<(), FillError> {
         let mut writer = flight.begin();
-        let (Way::Others { ranks, .. }, Some(shared)) = (way, self.shared.get()) else {
-            return self.read_source(file, index, extent, flight, priority, &mut writer).await;
+        let (ranks, want, shared) = match (way, self.shared.get()) {
+            (Way::Others { ranks, .. }, Some(shared)) => (ranks, Want::Fill, shared),
+            (Way::Copies { ranks }, Some(shared)) => (ranks, Want::Held, shared),
+            (Way::Own, _) | (_, None) => return self.read_source(file, index, extent, flight, priority, &mut writer).await,
         };
-        let request = self.request(file, index, extent, priority);
+        let request = ReadRequest { want, ..self.request(file, index, extent, priority) };
         match self.fetch(shared, ranks, request, file.origin.strict, flight, &mut writer).await {
             Ok(()) => return Ok(()),
             Err(unfetched) => self.is_final(file, index, &unfetched)?,
@@ -67,7 +69,7 @@ impl Fill {
     pub(super) fn stays(&self, file: &FileObject, block: BlockId, flight: &Flight, way: &Way) -> bool {
         let Way::Others { is_next, .. } = way else { return true };
         let Some(shared) = self.shared.get() else { return true };
-        if *is_next && flight.supplier() == Supplier::Source {
+        if *is_next && flight.supplier() == Supplier::Source || shared.neighbours.holds(block, file.copies.min) {
             return true;
         }
         match file.local_copy {
@@ -151,14 +153,7 @@ impl Fill {
     }
 
     fn request(&self, file: &FileObject, index: BlockIndex, extent: Extent, priority: Priority) -> ReadRequest {
-        let block = BlockRef {
-            dataset: file.origin.dataset.clone(),
-            object: file.object,
-            key: file.key.0.clone(),
-            version: file.version.0.clone(),
-            index,
-        };
-        ReadRequest { block, extent, want: Want::Fill, background: priority == Priority::Background }
+        ReadRequest { block: file.block_ref(index), extent, want: Want::Fill, background: priority == Priority::Background }
     }
 
     /// Asks other nodes for the flight's bytes; again, and with haste, when a reader joins what nobody waited for.

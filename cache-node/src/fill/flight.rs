@@ -107,6 +107,12 @@ impl Flight {
         self.buffer.get().filter(|_| whole).map(|buffer| buffer.filled())
     }
 
+    /// The same, without a copy: it keeps the buffer.
+    pub(super) fn shared_bytes(&self) -> Option<Bytes> {
+        let whole = matches!(self.progress.borrow().outcome, Some(Ok(())));
+        self.buffer.get().filter(|_| whole).map(|buffer| Part::of(buffer, 0..self.len))
+    }
+
     /// Of the whole block, after it ended well. Computed once.
     pub(super) fn digest(&self) -> Option<u128> {
         let bytes = self.bytes()?;

@@ -22,7 +22,7 @@ impl Filesystem {
             Mapped::Renamed(inside, _) => path.extend_from_slice(&inside),
             Mapped::Folder(_) | Mapped::Unreachable(_) => return None,
         }
-        let (placement, local_copy) = self.terms(&path, object.id);
-        Some(Arc::new(FileObject { object, key, version, origin: origin.clone(), placement, local_copy }))
+        let (placement, local_copy, copies) = self.terms(&path, object.id);
+        Some(Arc::new(FileObject { object, key, version, origin: origin.clone(), placement, local_copy, copies }))
     }
 }

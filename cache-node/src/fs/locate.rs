@@ -11,7 +11,7 @@ use crate::fill::{FileObject, chain};
 use crate::rules::Placement;
 use forebay_manifest::{ContentId, DirectoryIndex, EntryIndex, Found, FoundKind, Manifest, ManifestError, PathHash, directory_id};
 use forebay_wire::block::{ObjectId, ObjectRef};
-use forebay_wire::rule::LocalCopy;
+use forebay_wire::rule::{Copies, LocalCopy};
 
 /// Why an entry of a manifest can't be filled.
 #[derive(Debug, thiserror::Error)]
@@ -157,21 +157,21 @@ impl Filesystem {
         let source = manifest.summary().sources.get(usize::from(object.source.0)).map(|source| source.name.as_str());
         let origin = self.parts.sources.iter().find(|(_, origin)| Some(origin.identity.as_str()) == source);
         let (_, origin) = origin.ok_or_else(|| FileOfEntryError::NoSource { path: path.escape_ascii().to_string() })?;
-        let (placement, local_copy) = self.terms(&path, object.object.id);
+        let (placement, local_copy, copies) = self.terms(&path, object.object.id);
         let origin = origin.clone();
-        let file = FileObject { object: object.object, key: object.key, version: object.version, origin, placement, local_copy };
+        let file = FileObject { object: object.object, key: object.key, version: object.version, origin, placement, local_copy, copies };
         Ok((Arc::new(file), path))
     }
 
     /// What the rules say of a path's object.
-    pub(super) fn terms(&self, path: &[u8], object: ObjectId) -> (Placement, LocalCopy) {
+    pub(super) fn terms(&self, path: &[u8], object: ObjectId) -> (Placement, LocalCopy, Copies) {
         let rules = self.rules.load();
         let rule = rules.resolve(path);
-        (rule.placement(object, (self.parts.clock)()), rule.local_copy)
+        (rule.placement(object, (self.parts.clock)()), rule.local_copy, rule.copies)
     }
 
     pub(super) fn loose_object(&self, file: &LooseFile) -> Arc<FileObject> {
-        let (placement, local_copy) = self.terms(&file.path, file.object.id);
+        let (placement, local_copy, copies) = self.terms(&file.path, file.object.id);
         Arc::new(FileObject {
             object: file.object,
             key: file.key.clone(),
@@ -179,6 +179,7 @@ impl Filesystem {
             origin: file.origin.clone(),
             placement,
             local_copy,
+            copies,
         })
     }
 
@@ -186,7 +187,7 @@ impl Filesystem {
     pub(super) fn entry_object(&self, current: &Current, entry: EntryIndex, path: &[u8]) -> Result<Option<Arc<FileObject>>, Error> {
         let object = self.checked(current, current.manifest.object(entry))?;
         let Some(Some(origin)) = current.origins.get(usize::from(object.source.0)) else { return Ok(None) };
-        let (placement, local_copy) = self.terms(path, object.object.id);
+        let (placement, local_copy, copies) = self.terms(path, object.object.id);
         Ok(Some(Arc::new(FileObject {
             object: object.object,
             key: object.key,
@@ -194,6 +195,7 @@ impl Filesystem {
             origin: origin.clone(),
             placement,
             local_copy,
+            copies,
         })))
     }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::control::PreloadState;
+use crate::copies::Copies;
 use crate::fill::chain;
 use crate::fs::{Filesystem, for_each_below};
 use crate::preload::Preload;
@@ -28,12 +29,23 @@ pub struct Dataset {
     pub fs: Arc<Filesystem>,
     pub refresh: Arc<Refresh>,
     pub preload: Arc<Preload>,
+    /// `None` in a cache of one node.
+    pub copies: Option<Arc<Copies>>,
     sources: Vec<SourceHandle>,
     spec: ArcSwap<dataset_spec::Dataset>,
     place: Place,
     stop: CancellationToken,
     /// Guards who keeps it loaded.
     turn: Mutex<CancellationToken>,
+}
+
+/// What a data set is made of.
+pub(super) struct Parts {
+    pub(super) fs: Arc<Filesystem>,
+    pub(super) refresh: Arc<Refresh>,
+    pub(super) preload: Arc<Preload>,
+    pub(super) copies: Option<Arc<Copies>>,
+    pub(super) sources: Vec<SourceHandle>,
 }
 
 /// Where a data set is.
@@ -56,17 +68,10 @@ pub enum Change {
 }
 
 impl Dataset {
-    pub(super) fn new(
-        fs: Arc<Filesystem>,
-        refresh: Arc<Refresh>,
-        preload: Arc<Preload>,
-        sources: Vec<SourceHandle>,
-        spec: dataset_spec::Dataset,
-        place: Place,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(parts: Parts, spec: dataset_spec::Dataset, place: Place, stop: CancellationToken) -> Self {
+        let Parts { fs, refresh, preload, copies, sources } = parts;
         let turn = Mutex::new(stop.child_token());
-        Self { fs, refresh, preload, sources, spec: ArcSwap::from_pointee(spec), place, stop, turn }
+        Self { fs, refresh, preload, copies, sources, spec: ArcSwap::from_pointee(spec), place, stop, turn }
     }
 
     pub fn spec(&self) -> Arc<dataset_spec::Dataset> {

@@ -7,7 +7,9 @@ use std::sync::{Arc, Weak};
 use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_manifest::Manifest;
-use forebay_peer::{BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, ManifestHead, ManifestRequest, ReadRequest, Refusal};
+use forebay_peer::{
+    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest, Refusal,
+};
 use forebay_source::{Key, Version};
 use futures::StreamExt;
 use tokio::io::AsyncReadExt;
@@ -50,6 +52,11 @@ impl Blocks for Gives {
         let (node, file) = self.file(&block)?;
         let extent = node.block_size.extent(block.index, block.object.size);
         let Some(extent) = extent.filter(|_| file.placement != Placement::Pass) else { return Ok(false) };
+        if node.store.contains(&block.object, block.index) {
+            return Ok(true);
+        }
+        // Before the first byte is read: who gives waits until there is memory.
+        let _memory = node.fill.memory_to_take(extent.len()).await;
         let mut bytes = Vec::with_capacity(usize::try_from(extent.len()).unwrap_or(0));
         while let Some(piece) = body.next().await {
             bytes.extend_from_slice(&piece?);
@@ -78,6 +85,13 @@ impl Blocks for Gives {
             freed.bytes += here.bytes;
         }
         Ok(freed)
+    }
+
+    async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal> {
+        let (node, _) = self.dataset(&request.dataset)?;
+        let look = move || request.blocks.iter().map(|(object, index)| node.store.contains(object, *index)).collect();
+        // Of files that are filling the disk may be asked.
+        tokio::task::spawn_blocking(look).await.map_err(|_| Refusal::Busy)
     }
 }
 

@@ -13,7 +13,7 @@ use super::tier::{Room, Tier};
 use super::types::{Admission, Class, Refusal};
 use super::{Store, hash_of, plan};
 use crate::evict::{Candidate, EvictionKind, Reach};
-use forebay_wire::block::{Extent, ObjectId, ObjectRef};
+use forebay_wire::block::{BlockIndex, Extent, ObjectId, ObjectRef};
 
 /// Dead bytes in segments are borne up to this share of the capacity, before live objects have to leave for them.
 const DEAD_SHARE: u64 = 8;
@@ -345,6 +345,34 @@ impl Store {
         let location = place.into();
         let entry = self.index.find(hash_of(object)).iter().find(|entry| entry.location == location);
         entry.is_some_and(|entry| self.remove(&entry))
+    }
+
+    /// Forgets one block; the bytes of it that were here. 0 where it isn't here, or is part of a file that is complete: that one goes whole, by `free`,
+    /// as the kernel may be reading it. Blocks on the disk.
+    pub fn drop_block(&self, object: &ObjectRef, block: BlockIndex) -> u64 {
+        let Some(extent) = self.config.block_size.extent(block, object.size) else { return 0 };
+        if extent.len() == object.size {
+            let was_here = self.contains(object, block);
+            self.free(object);
+            return if was_here { object.size } else { 0 };
+        }
+        // No put of this block meanwhile.
+        let _turn = self.putting.take(object.id.0 ^ (u128::from(block.0) + 1));
+        for entry in self.index.find(hash_of(object.id)).iter() {
+            let Ok(Some(file)) = self.object_at(&entry) else { continue };
+            if file.id() != object.id || file.is_complete() || file.is_gone() {
+                continue;
+            }
+            match file.drop_block(block) {
+                Ok(0) => {}
+                Ok(bytes) => {
+                    file.tier.give_back(bytes);
+                    return extent.len();
+                }
+                Err(error) => file.tier.write_failed("drop a block", &error),
+            }
+        }
+        0
     }
 
     /// Frees what expired at or before `now_seconds` (since the Unix epoch); cheap when nothing did.

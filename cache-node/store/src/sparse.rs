@@ -40,11 +40,14 @@ impl Presence {
         let bit = 1 << (block % 64);
         (self.bits[block as usize / 64].fetch_or(bit, SeqCst) & bit == 0).then(|| self.missing.fetch_sub(1, SeqCst) - 1)
     }
+    /// Whether the block was there and is no longer; never when nothing is missing, as then the whole is complete, or about to be.
     fn clear(&self, block: u32) -> bool {
         let bit = 1 << (block % 64);
         let was_set = self.bits[block as usize / 64].fetch_and(!bit, SeqCst) & bit != 0;
-        if was_set {
-            self.missing.fetch_add(1, SeqCst);
+        if was_set && self.missing.fetch_add(1, SeqCst) == 0 {
+            self.bits[block as usize / 64].fetch_or(bit, SeqCst);
+            self.missing.fetch_sub(1, SeqCst);
+            return false;
         }
         was_set
     }

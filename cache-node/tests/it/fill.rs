@@ -12,7 +12,7 @@ use forebay_peer::DatasetId;
 use forebay_source::{Key, Version};
 use forebay_store::{Admission, Capacity, Class, DatasetSlot, Store, StoreConfig};
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
-use forebay_wire::rule::LocalCopy;
+use forebay_wire::rule::{Copies, LocalCopy};
 
 use crate::memory_source::{MemorySource, pattern};
 
@@ -57,6 +57,7 @@ impl Rig {
             origin: self.origin.clone(),
             placement,
             local_copy: LocalCopy::Hot,
+            copies: Copies::ONE,
         })
     }
     async fn read(&self, file: &Arc<FileObject>, start: u64, end: u64, sequential: bool) -> Result<Vec<u8>, FillError> {

@@ -6,6 +6,7 @@ mod canary;
 mod changes;
 mod cli;
 mod cluster;
+mod copies;
 mod crash;
 mod disk;
 mod fill;

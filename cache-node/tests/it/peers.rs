@@ -30,13 +30,13 @@ const CACHE: &str = "node.cache.example";
 const BLOCK: u64 = 64 << 10;
 
 /// What several nodes share: certificates and folders.
-struct Cache {
+pub(crate) struct Cache {
     folder: TempDir,
-    list: Vec<PeerNode>,
+    pub(crate) list: Vec<PeerNode>,
 }
 
 impl Cache {
-    fn new(nodes: usize) -> Self {
+    pub(crate) fn new(nodes: usize) -> Self {
         let folder = TempDir::new().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -84,13 +84,22 @@ impl Cache {
         Rig { node, dataset }
     }
 
-    async fn serve_all(&self, source: &Arc<MemorySource>, rest: &str) -> Vec<Arc<Rig>> {
+    pub(crate) async fn serve_all(&self, source: &Arc<MemorySource>, rest: &str) -> Vec<Arc<Rig>> {
         let rigs: Vec<_> = (0..self.list.len()).map(|number| Arc::new(self.serve(number, source, rest))).collect();
         for rig in &rigs {
             rig.listed().await;
         }
         rigs
     }
+}
+
+/// Serves from these nodes only.
+pub(crate) async fn serve_all_of(cache: &Cache, numbers: &[usize], source: &Arc<MemorySource>, rest: &str) -> Vec<Arc<Rig>> {
+    let rigs: Vec<_> = numbers.iter().map(|number| Arc::new(cache.serve(*number, source, rest))).collect();
+    for rig in &rigs {
+        rig.listed().await;
+    }
+    rigs
 }
 
 /// Starts a patient node: on a busy machine silence means little.
@@ -100,7 +109,7 @@ fn start(config: NodeConfig) -> Arc<Node> {
     Node::start_with(config, Eviction::Hold, tokio::runtime::Handle::current(), limits).unwrap()
 }
 
-async fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let limit = Instant::now() + Duration::from_secs(30);
     while !condition() {
         assert!(Instant::now() < limit, "{what} within 30 s");
@@ -113,7 +122,7 @@ fn name(number: usize) -> NodeName {
 }
 
 /// Small files and files of several blocks, by path.
-fn fill(source: &MemorySource, count: usize) -> BTreeMap<String, usize> {
+pub(crate) fn fill(source: &MemorySource, count: usize) -> BTreeMap<String, usize> {
     let files = (0..count).map(|number| (format!("d{}/f{number}", number % 5), [700, 9_000, 65_536, 200_001][number % 4] + number));
     let files: BTreeMap<String, usize> = files.collect();
     for (path, len) in &files {
@@ -122,12 +131,12 @@ fn fill(source: &MemorySource, count: usize) -> BTreeMap<String, usize> {
     files
 }
 
-fn bytes_of(files: &BTreeMap<String, usize>) -> u64 {
+pub(crate) fn bytes_of(files: &BTreeMap<String, usize>) -> u64 {
     files.values().map(|len| *len as u64).sum()
 }
 
 /// Reads every file on every node, all at once, each node in an order of its own, and compares every byte.
-async fn read_all(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>) {
+pub(crate) async fn read_all(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>) {
     let mut readers = Vec::new();
     for (number, rig) in rigs.iter().enumerate() {
         let mut files: Vec<(String, usize)> = files.clone().into_iter().collect();
@@ -149,24 +158,27 @@ async fn read_all(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>) {
     futures::future::try_join_all(readers).await.unwrap();
 }
 
-async fn settle_all(rigs: &[Arc<Rig>]) {
+pub(crate) async fn settle_all(rigs: &[Arc<Rig>]) {
     for rig in rigs {
         settle(rig).await;
     }
 }
 
-async fn stop_all(rigs: Vec<Arc<Rig>>) {
+pub(crate) async fn stop_all(rigs: Vec<Arc<Rig>>) {
     for rig in rigs {
         rig.node.stop().await;
     }
 }
 
 /// How many of the nodes have each block of the files.
-fn holders(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>) -> Vec<usize> {
+pub(crate) fn holders(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>) -> Vec<usize> {
     let manifest = rigs[0].fs().manifest().unwrap();
     let mut holders = Vec::new();
     forebay_node::fs::for_each_below(&manifest, b"/", &mut |entry, size| {
-        let (file, _) = rigs[0].fs().file_of_entry(&manifest, entry).unwrap();
+        let (file, path) = rigs[0].fs().file_of_entry(&manifest, entry).unwrap();
+        if !files.contains_key(String::from_utf8(path).unwrap().trim_start_matches('/')) {
+            return;
+        }
         for index in 0..size.div_ceil(BLOCK) {
             let has = |rig: &&Arc<Rig>| rig.node.store().contains(&file.object, BlockIndex(index as u32));
             holders.push(rigs.iter().filter(has).count());

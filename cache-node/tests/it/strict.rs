@@ -17,7 +17,7 @@ use forebay_source::checksum::{Algorithm, Checksum};
 use forebay_source::{Body, Key, Limits, ListPage, ListRequest, Object, RetryPolicy, Source, SourceError, SourceHandle, Version};
 use forebay_store::{Admission, Capacity, Class, DatasetSlot, Store, StoreConfig};
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
-use forebay_wire::rule::LocalCopy;
+use forebay_wire::rule::{Copies, LocalCopy};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -116,7 +116,15 @@ fn rig(case: Case) -> Rig {
     let version = Version(format!("v{}", source.inner.put(b"a", pattern(9, LEN))).into());
     let placement = if keep { Placement::Keep(Admission { class: Class::Auto, expires_at_seconds: None }) } else { Placement::Pass };
     let object = ObjectRef { id: ObjectId::new("memory", b"a", &version.0), size: LEN as u64 };
-    let file = Arc::new(FileObject { object, key: Key(Bytes::from_static(b"a")), version, origin, placement, local_copy: LocalCopy::Hot });
+    let file = Arc::new(FileObject {
+        object,
+        key: Key(Bytes::from_static(b"a")),
+        version,
+        origin,
+        placement,
+        local_copy: LocalCopy::Hot,
+        copies: Copies::ONE,
+    });
     Rig { source, reader: Arc::new(Reader::new(store, fill, block_size).strict(strict)), file, _folder: folder }
 }
 

@@ -17,7 +17,7 @@ use crate::connection::{Reader, Writer};
 use crate::error::Refusal;
 use crate::frame::{Frame, FrameError, Kind, PAYLOAD_BYTES_MAX};
 use crate::handshake::{Agreed, Capabilities};
-use crate::message::{self, FreeRequest, ManifestRequest, ReadRequest};
+use crate::message::{self, FreeRequest, HoldsRequest, ManifestRequest, ReadRequest};
 
 /// Pieces of a block on their way from the connection to the store.
 const PIECES_MAX: usize = 2;
@@ -109,6 +109,15 @@ impl<'a> Conversation<'a> {
                     Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
                     Went::On(Err(refusal)) => self.refuse(&refusal).await,
                     Went::On(Ok(freed)) => self.done(wire::Done { files: freed.files, bytes: freed.bytes, ..wire::Done::default() }).await,
+                }
+            }
+            Kind::Holds => {
+                let request = HoldsRequest::decode(&payload, size).map_err(malformed)?;
+                let blocks = self.server.blocks.clone();
+                match self.while_wanted(blocks.holds(request)).await? {
+                    Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
+                    Went::On(Err(refusal)) => self.refuse(&refusal).await,
+                    Went::On(Ok(held)) => self.done(wire::Done { held, ..wire::Done::default() }).await,
                 }
             }
             _ => Ok(()),
@@ -258,6 +267,7 @@ fn needed(kind: Kind) -> Option<Capabilities> {
         Kind::Store => Some(Capabilities::STORE),
         Kind::Manifest => Some(Capabilities::MANIFEST),
         Kind::Free => Some(Capabilities::FREE),
+        Kind::Holds => Some(Capabilities::HOLDS),
         Kind::Hello | Kind::Welcome | Kind::Error | Kind::Cancel | Kind::Data | Kind::ManifestHead | Kind::Done | Kind::Waiting => None,
     }
 }

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_daemon::identity::Identity;
 use forebay_peer::{
-    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, Introduction, ManifestHead, ManifestRequest, PeerLimits, Peers,
-    ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, Want, server,
+    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, Introduction, ManifestHead, ManifestRequest, PeerLimits,
+    Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, Want, server,
 };
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use forebay_wire::id::NodeName;
@@ -138,6 +138,13 @@ impl Blocks for Shelf {
         let files = request.paths.len() as u64;
         self.freed.lock().extend(request.paths);
         Ok(Freed { files, bytes: files * 10 })
+    }
+
+    async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal> {
+        known(&request.dataset)?;
+        let blocks = self.blocks.lock();
+        let has = |(object, index): &(ObjectRef, BlockIndex)| blocks.contains_key(&BlockId { object: object.id, index: *index });
+        Ok(request.blocks.iter().map(has).collect())
     }
 }
 
