@@ -30,7 +30,7 @@ The shortest dataset.yaml:
   metadata: { name: imagenet }
   spec: { source: \"s3://imagenet/train/\" }
 
-Exit codes: 0 well; 1 doctor or preload found something; 64 command line or file wrong; 66 bucket, folder or mount not there;
+Exit codes: 0 well; 1 doctor, preload or drain found something; 64 command line or file wrong; 66 bucket, folder or mount not there;
 69 source or daemon can't be reached; 70 a bug, please report it; 71 the machine lacks something; 73 folder can't be used;
 74 disk fails; 75 in use, try again; 77 credentials refused, a permission missing, or an object archived.";
 
@@ -81,6 +81,15 @@ enum Command {
         /// Paths of the data set, from `/`
         #[arg(required = true)]
         paths: Vec<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Move what no other node of the cache has to the others, before this one is taken away
+    #[command(
+        after_help = "Example:\n  forebay-node drain ./data && forebay-node unmount ./data\n\nUntil the daemon ends, what it fills goes to the next node too. Exit code 1: some blocks found no room elsewhere and are read from the source\nwhen this node is gone."
+    )]
+    Drain {
+        mount_point: PathBuf,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -213,6 +222,7 @@ pub fn main() -> Exit {
         }
         Command::Status { mount_point, output } => commands::status(&environment, mount_point.as_deref(), output.output),
         Command::Free { mount_point, paths, output } => commands::free(&environment, &mount_point, paths, output.output),
+        Command::Drain { mount_point, output } => commands::drain(&environment, &mount_point, output.output),
         Command::Refresh { mount_point } => commands::refresh(&environment, &mount_point),
         Command::LogLevel { mount_point, directives } => commands::log_level(&environment, &mount_point, directives),
         Command::Doctor { dataset, node, output } => commands::doctor(&environment, dataset.as_deref(), &node, output.output),

@@ -24,6 +24,8 @@ pub trait Control: Send + Sync + 'static {
     async fn pause_preload(&self) -> Result<(), ControlError>;
     /// Drops what is cached below `paths` (never in the source); gives the bytes that were freed.
     async fn free(&self, paths: Vec<String>) -> Result<Freed, ControlError>;
+    /// Moves what no other node of the cache has to the others and yields progress until that is done; ending the stream doesn't end it.
+    async fn drain(&self) -> Result<BoxStream<'static, DrainProgress>, ControlError>;
     /// Lists the sources now instead of at the next interval; returns when the new manifest serves.
     async fn refresh(&self) -> Result<(), ControlError>;
     /// Changes the log's directives while running.
@@ -128,6 +130,21 @@ pub enum PreloadState {
     Done,
     /// Some files couldn't be loaded; the rest is.
     Failed,
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainProgress {
+    /// Here, as far as they were looked at.
+    pub blocks: u64,
+    /// Had no other copy and have one now.
+    pub moved: u64,
+    pub moved_bytes: u64,
+    /// Have no other copy: nobody took them.
+    pub left: u64,
+    /// The last word.
+    pub done: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

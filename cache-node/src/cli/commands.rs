@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::failure::Failure;
 use super::{Environment, NodeArgs, Output, output, settings};
-use crate::control::{Client, NodeStatus, PreloadProgress, PreloadState};
+use crate::control::{Client, DrainProgress, NodeStatus, PreloadProgress, PreloadState};
 use crate::{doctor, holder};
 
 /// A daemon that doesn't answer by then is as good as gone; others are still told about.
@@ -123,6 +123,33 @@ pub(super) fn free(environment: &Environment, mount_point: &Path, paths: Vec<Str
         Output::Text => println!("freed {} of {} files; the source is untouched", output::bytes(freed.bytes), freed.files),
     }
     Ok(Exit::Ok)
+}
+
+pub(super) fn drain(environment: &Environment, mount_point: &Path, format: Output) -> Result<Exit, Failure> {
+    let last = block_on(async {
+        let mut steps = client(environment, mount_point).await?.drain().await?;
+        let mut last = DrainProgress::default();
+        while let Some(step) = steps.next().await {
+            last = step?;
+            if format == Output::Json {
+                println!("{}", serde_json::to_string(&last).unwrap_or_default());
+            }
+        }
+        Ok(last)
+    })?;
+    if !last.done {
+        return Err(Failure::new(Exit::Temporary, "the drain was cut short: run it again, it goes on where it was; see the daemon's log"));
+    }
+    if format == Output::Text {
+        println!("moved {} blocks, {}, of {} to other nodes", last.moved, output::bytes(last.moved_bytes), last.blocks);
+        match last.left {
+            0 => println!("nothing is here only: this node may be taken away"),
+            left => println!(
+                "{left} blocks are here only, other nodes have no room for them or are away: they are read from the source when this node is gone"
+            ),
+        }
+    }
+    Ok(if last.left == 0 { Exit::Ok } else { Exit::Findings })
 }
 
 pub(super) fn refresh(environment: &Environment, mount_point: &Path) -> Result<Exit, Failure> {

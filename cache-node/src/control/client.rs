@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Freed, NodeStatus, PreloadProgress};
+use super::{DrainProgress, Freed, NodeStatus, PreloadProgress};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -68,6 +68,12 @@ impl Client {
         let reply = self.0.free(wire::FreeRequest { paths }).await.map_err(|status| failed("free", &status))?;
         let wire::FreeReply { files, bytes } = reply.into_inner();
         Ok(Freed { files, bytes })
+    }
+
+    pub async fn drain(&mut self) -> Result<BoxStream<'static, Result<DrainProgress, ClientError>>, ClientError> {
+        const OP: &str = "drain";
+        let reply = self.0.drain(wire::DrainRequest {}).await.map_err(|status| failed(OP, &status))?;
+        Ok(reply.into_inner().map(|step| step.map(Into::into).map_err(|status| failed(OP, &status))).boxed())
     }
 
     pub async fn refresh(&mut self) -> Result<(), ClientError> {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use forebay_wire::node_service as wire;
 
-use super::{DatasetStatus, FailedFile, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress, PreloadState, TierStatus};
+use super::{
+    DatasetStatus, DrainProgress, FailedFile, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress, PreloadState, TierStatus,
+};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -163,3 +165,17 @@ dataset_status!(
     serving,
     degraded
 );
+
+impl From<DrainProgress> for wire::DrainProgress {
+    fn from(progress: DrainProgress) -> Self {
+        let DrainProgress { blocks, moved, moved_bytes, left, done } = progress;
+        Self { blocks, moved, moved_bytes, left, done }
+    }
+}
+
+impl From<wire::DrainProgress> for DrainProgress {
+    fn from(progress: wire::DrainProgress) -> Self {
+        let wire::DrainProgress { blocks, moved, moved_bytes, left, done } = progress;
+        Self { blocks, moved, moved_bytes, left, done }
+    }
+}

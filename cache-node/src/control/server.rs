@@ -65,6 +65,13 @@ impl Node for Service {
         Ok(Response::new(wire::FreeReply { files, bytes }))
     }
 
+    type DrainStream = BoxStream<'static, Result<wire::DrainProgress, Status>>;
+
+    async fn drain(&self, _: Request<wire::DrainRequest>) -> Result<Response<Self::DrainStream>, Status> {
+        let progress = self.0.drain().await.map_err(status)?;
+        Ok(Response::new(progress.map(|step| Ok(step.into())).boxed()))
+    }
+
     async fn refresh(&self, _: Request<wire::RefreshRequest>) -> Result<Response<wire::RefreshReply>, Status> {
         self.0.refresh().await.map_err(status)?;
         Ok(Response::new(wire::RefreshReply {}))

@@ -42,6 +42,10 @@ impl Control for Fake {
             _ => Ok(Freed { files: 1, bytes: 2 }),
         }
     }
+    async fn drain(&self) -> Result<BoxStream<'static, DrainProgress>, ControlError> {
+        let step = |moved: u64| DrainProgress { blocks: 3, moved, moved_bytes: moved * 10, left: 1, done: moved == 2 };
+        Ok(stream::iter([step(1), step(2)]).boxed())
+    }
     async fn refresh(&self) -> Result<(), ControlError> {
         Err(ControlError::Failed { op: "list", detail: "refused".into() })
     }
@@ -68,6 +72,9 @@ async fn every_answer_crosses_the_socket_unchanged() {
     assert_eq!(client.status().await.unwrap(), status());
     let steps: Vec<_> = client.preload(vec!["/a".into(), "/b".into()]).await.unwrap().map(|step| step.unwrap().files_done).collect().await;
     assert_eq!(steps, [0, 1, 2]);
+    let steps: Vec<_> = client.drain().await.unwrap().map(|step| step.unwrap()).collect().await;
+    assert_eq!(steps[1], DrainProgress { blocks: 3, moved: 2, moved_bytes: 20, left: 1, done: true });
+    assert_eq!((steps.len(), steps[0].done), (2, false));
     assert_eq!(client.free(vec!["/a".into()]).await.unwrap(), Freed { files: 1, bytes: 2 });
     let error = client.free(vec!["/gone".into()]).await.unwrap_err();
     assert_eq!(error.to_string(), "no such path in the data set: /gone");

@@ -12,9 +12,10 @@ use tracing::warn;
 
 use super::{Dataset, Node};
 use crate::control::{
-    Control, ControlError, DatasetStatus, FailedFile, Freed, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress, PreloadState,
-    TierStatus,
+    Control, ControlError, DatasetStatus, DrainProgress, FailedFile, Freed, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress,
+    PreloadState, TierStatus,
 };
+use crate::copies::Drained;
 use crate::fill::chain;
 use crate::fs::{Serving, for_each_below};
 use crate::preload::PreloadError;
@@ -106,6 +107,45 @@ impl Control for Node {
         Ok(total)
     }
 
+    async fn drain(&self) -> Result<BoxStream<'static, DrainProgress>, ControlError> {
+        if self.shared.is_none() {
+            return Err(failed("drain", "this node is the only one of its cache: nobody is there to take what it holds"));
+        }
+        // First, so that nothing that is filled meanwhile is missed.
+        self.fill.set_draining(true);
+        let (progress, steps) = watch::channel(DrainProgress::default());
+        let (datasets, stop) = (self.datasets(), self.stop.clone());
+        let work = async move {
+            let mut total = DrainProgress::default();
+            for dataset in &datasets {
+                let Some(copies) = &dataset.copies else { continue };
+                let (before, told) = (total, progress.clone());
+                let tell = move |drained| {
+                    told.send_replace(plus(before, drained));
+                };
+                match copies.drain(tell).await {
+                    Ok(drained) => total = plus(total, drained),
+                    // Without a last word.
+                    Err(error) => return warn!(dataset = dataset.fs.name(), error = %chain(&error), "the drain was cut short"),
+                }
+            }
+            progress.send_replace(DrainProgress { done: true, ..total });
+        };
+        let until_stopped = async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        };
+        self.tasks.lock().spawn_on(until_stopped, &self.runtime);
+        let told = futures::stream::unfold(steps, |mut steps| async move {
+            steps.changed().await.ok()?;
+            let step = *steps.borrow_and_update();
+            Some((step, steps))
+        });
+        Ok(told.boxed())
+    }
+
     async fn refresh(&self) -> Result<(), ControlError> {
         self.only("refresh")?.refresh.refresh_now().await.map_err(|detail| failed("refresh", detail))
     }
@@ -140,6 +180,16 @@ fn steps(
             }
         }
     })
+}
+
+fn plus(total: DrainProgress, drained: Drained) -> DrainProgress {
+    DrainProgress {
+        blocks: total.blocks + drained.blocks,
+        moved: total.moved + drained.moved,
+        moved_bytes: total.moved_bytes + drained.moved_bytes,
+        left: total.left + drained.left,
+        done: false,
+    }
 }
 
 fn failed(op: &'static str, detail: impl Into<String>) -> ControlError {

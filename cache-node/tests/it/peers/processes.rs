@@ -76,3 +76,39 @@ fn s_13_kill_9_of_a_node_costs_the_readers_of_the_others_no_error() {
         assert!(fs::read(laptops[2].path("data").join(format!("f{file}"))).unwrap() == pattern(file as u64, BYTES));
     }
 }
+
+#[test]
+fn s_16_a_node_is_drained_from_the_command_line_and_goes() {
+    if !can_mount() {
+        return;
+    }
+    let cache = Cache::new(3);
+    let bucket = cache.folder.path().canonicalize().unwrap().join("bucket");
+    fs::create_dir(&bucket).unwrap();
+    for file in 0..FILES {
+        fs::write(bucket.join(format!("f{file}")), pattern(file as u64, BYTES)).unwrap();
+    }
+    let laptops = mount_all(&cache, &bucket.display().to_string());
+    let read_all = |laptop: &Laptop| {
+        for file in 0..FILES {
+            assert!(fs::read(laptop.path("data").join(format!("f{file}"))).unwrap() == pattern(file as u64, BYTES), "f{file}");
+        }
+    };
+    read_all(&laptops[0]);
+    let output = laptops[2].run(&["drain", "data", "-o", "json"]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    let last: serde_json::Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    assert_eq!((output.status.code(), &last["done"], &last["left"]), (Some(0), &true.into(), &0.into()), "{told}");
+    assert!(last["moved"].as_u64().unwrap() > 0, "{told}");
+    let output = laptops[2].run(&["drain", "data"]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && told.contains("nothing is here only"), "{told}");
+    laptops[2].unmount();
+    read_all(&laptops[1]);
+    // A node alone has nobody to give to.
+    let alone = Laptop::new();
+    alone.mount();
+    let output = alone.run(&["drain", "data"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && told.contains("the only one of its cache"), "{told}");
+}
