@@ -3,9 +3,11 @@
 //! the block: a block without a good record isn't there. Objects of one block and at most 512 KiB have their checksums in the table instead.
 //! Invariant: a file that was ever complete is never written, punched or truncated again: the kernel may be serving it by passthrough.
 
+mod presence;
+
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
@@ -16,42 +18,12 @@ use super::table::{self, FileRecord, State};
 use super::tier::{PAGE, Tier};
 use super::types::{Admission, Class};
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId};
+use presence::Presence;
 
 /// Before the sums of a block's record: crc, block index, the object's low 8 bytes.
 const SUMS_HEAD: usize = 16;
 const UNITS_MAX: usize = (16 << 20) / UNIT_BYTES as usize;
 const SUMS_BYTES_MAX: usize = SUMS_HEAD + 4 * UNITS_MAX;
-
-/// Which blocks of a filling object are here.
-struct Presence {
-    bits: Box<[AtomicU64]>,
-    missing: AtomicU32,
-}
-
-impl Presence {
-    fn empty(blocks: u32) -> Self {
-        Self { bits: (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(), missing: AtomicU32::new(blocks) }
-    }
-    fn has(&self, block: u32) -> bool {
-        self.bits.get(block as usize / 64).is_some_and(|word| word.load(SeqCst) & 1 << (block % 64) != 0)
-    }
-    /// `None` when it was set before; else how many are missing now.
-    fn set(&self, block: u32) -> Option<u32> {
-        let bit = 1 << (block % 64);
-        (self.bits[block as usize / 64].fetch_or(bit, SeqCst) & bit == 0).then(|| self.missing.fetch_sub(1, SeqCst) - 1)
-    }
-    /// Whether the block was there and is no longer; never when nothing is missing, as then the whole is complete, or about to be.
-    fn clear(&self, block: u32) -> bool {
-        let bit = 1 << (block % 64);
-        let was_set = self.bits[block as usize / 64].fetch_and(!bit, SeqCst) & bit != 0;
-        if was_set && self.missing.fetch_add(1, SeqCst) == 0 {
-            self.bits[block as usize / 64].fetch_or(bit, SeqCst);
-            self.missing.fetch_sub(1, SeqCst);
-            return false;
-        }
-        was_set
-    }
-}
 
 /// One object that has a file, as long as somebody uses it.
 pub(crate) struct Object {
@@ -204,7 +176,7 @@ impl Object {
 
     /// For one whose last block was written but whose record wasn't before a crash.
     pub(crate) fn finish_if_whole(&self) -> io::Result<bool> {
-        let is_whole = self.presence.as_ref().is_none_or(|presence| presence.missing.load(SeqCst) == 0);
+        let is_whole = self.presence.as_ref().is_none_or(|presence| presence.is_whole());
         if is_whole && !self.is_complete() {
             self.tier.table.write(self.number, &FileRecord { state: State::Complete, ..self.record.clone() })?;
             self.is_complete.store(true, SeqCst);
