@@ -81,7 +81,10 @@ pub struct Namespace(pub String);
 impl Namespace {
     pub fn new(name: &str) -> Result<Self> {
         kubectl(&["create", "namespace", name])?;
-        Ok(Self(name.to_owned()))
+        let namespace = Self(name.to_owned());
+        // Pods are refused until a controller has made it.
+        wait_for("the namespace's service account", Duration::from_secs(60), || get(name, "serviceaccount", "default"))?;
+        Ok(namespace)
     }
 
     /// The keys of the test's own S3 server, in the secret `s3`.

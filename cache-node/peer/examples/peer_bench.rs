@@ -13,8 +13,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use forebay_daemon::identity::{Identity, Protocol};
 use forebay_peer::frame::{self, Kind, PAYLOAD_BYTES_MAX};
 use forebay_peer::{
-    BlockRef, Blocks, Body, DatasetId, Event, FreeRequest, Freed, Given, Introduction, ManifestHead, ManifestRequest, PeerLimits, Peers,
-    ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, Want, server,
+    BlockRef, Blocks, Body, DatasetId, Event, FreeRequest, Freed, Given, HoldsRequest, Introduction, ManifestHead, ManifestRequest,
+    PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, Want, server,
 };
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use forebay_wire::id::NodeName;
@@ -50,6 +50,9 @@ impl Blocks for Shelf {
     }
     async fn manifest(&self, _: ManifestRequest) -> Result<Option<(ManifestHead, Body)>, Refusal> {
         Ok(None)
+    }
+    async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal> {
+        Ok(vec![true; request.blocks.len()])
     }
     async fn free(&self, _: FreeRequest) -> Result<Freed, Refusal> {
         Ok(Freed { files: 0, bytes: 0 })

@@ -7,8 +7,9 @@ use forebay_wire::dataset_spec::file::DatasetSpecFile;
 pub fn fields(spec: &DatasetSpecFile) -> Vec<String> {
     let mut fields = Vec::new();
     for (index, rule) in spec.rules.iter().flatten().enumerate() {
-        if rule.copies.is_some() {
-            fields.push(format!("spec.rules[{index}].copies"));
+        // As many as are asked for at least are always there; none is added by demand.
+        if rule.copies.as_ref().is_some_and(|copies| copies.max.is_some_and(|max| Some(max) != copies.min)) {
+            fields.push(format!("spec.rules[{index}].copies.max"));
         }
     }
     fields
@@ -26,11 +27,12 @@ mod tests {
 
     #[test]
     fn what_does_nothing_is_named_and_what_is_done_anyway_is_not() {
-        check(json!({ "source": "s3://a-b/" }), &[]);
+        check(json!({ "source": "s3://a-b/", "rules": [{ "path": "/", "copies": { "min": 2 } }] }), &[]);
+        check(json!({ "rules": [{ "path": "/", "copies": { "min": 2, "max": 2 } }] }), &[]);
         check(json!({ "eviction": "Hold", "rules": [{ "path": "/", "localCopy": "Always" }] }), &[]);
         check(
-            json!({ "eviction": "S3FIFO", "rules": [{ "path": "/" }, { "path": "/a", "copies": { "min": 2 }, "localCopy": "Never" }] }),
-            &["spec.rules[1].copies"],
+            json!({ "eviction": "S3FIFO", "rules": [{ "path": "/" }, { "path": "/a", "copies": { "max": 2 }, "localCopy": "Never" }] }),
+            &["spec.rules[1].copies.max"],
         );
     }
 }

@@ -58,6 +58,7 @@ fn observed(matched: usize, nodes: Vec<Option<ObservedDataset>>) -> Observed {
     let tier = TierStatus { capacity_bytes: 5000, ..Default::default() };
     let view = |(at, dataset): (usize, Option<ObservedDataset>)| NodeView {
         name: format!("n{at}"),
+        zone: String::new(),
         dataset,
         tiers: vec![tier.clone()],
         refused: String::new(),
@@ -184,7 +185,7 @@ fn degraded_says_what_is_worse_than_it_should() {
         &Outcome::Applied(Applied::default()),
         "Ready=True/Readable Degraded=False/AsExpected",
     );
-    let copies = json!({ "rules": [{ "path": "/", "copies": { "min": 2 } }] });
+    let copies = json!({ "rules": [{ "path": "/", "copies": { "min": 2, "max": 4 } }] });
     check(copies, 1, vec![Some(listed())], "Ready=True/Readable Degraded=True/FieldsIgnored");
     let mut tier = observed(1, vec![Some(listed())]);
     tier.nodes[0].tiers[0].degraded = "read-only".to_owned();

@@ -96,7 +96,7 @@ fn ready(observed: &Observed, summary: &Summary) -> NewCondition {
         && let Some(client) = observed
             .clients
             .iter()
-            .find(|client| client.dataset.as_ref().is_some_and(|dataset| NodeSays::from(&client.name, dataset).is_readable()))
+            .find(|client| client.dataset.as_ref().is_some_and(|dataset| NodeSays::from(&client.name, "", dataset).is_readable()))
     {
         let message = format!(
             "no node matches the CachePolicy `{policy}`, so nothing is cached: {} and others that its pods run on read the source",
