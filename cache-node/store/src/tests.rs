@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::evict::EvictionKind;
-use forebay_wire::block::BlockSize;
+use forebay_wire::block::{BlockSize, Extent};
 
 const AUTO: Admission = Admission { class: Class::Auto, expires_at_seconds: None };
 const PIN: Admission = Admission { class: Class::Pin, expires_at_seconds: None };
