@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use forebay_node::control::PreloadState;
 use forebay_node::node::Node;
 use forebay_peer::{BlockRef, DatasetId, FreeRequest, ManifestRequest, PeerError, PeerLimits, ReadRequest, Refusal, Want};
-use forebay_wire::block::{BlockId, BlockIndex, Extent};
+use forebay_wire::block::{BlockId, BlockIndex, Extent, ObjectRef};
 use forebay_wire::dataset_spec::Eviction;
 use forebay_wire::id::NodeName;
 use forebay_wire::node_config::{NodeConfig, PeerNode, Peers};
@@ -172,21 +172,34 @@ pub(crate) async fn stop_all(rigs: Vec<Arc<Rig>>) {
 
 /// How many of the nodes have each block of the files.
 pub(crate) fn holders(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>) -> Vec<usize> {
+    let has = |rig: &&Arc<Rig>, block: BlockId, object: &ObjectRef| rig.node.store().contains(object, block.index);
+    of_each_block(rigs, files, |block, object| rigs.iter().filter(|rig| has(rig, block, object)).count())
+}
+
+/// How many blocks one of these nodes is to have, as one of the first `copies`, and hasn't.
+pub(crate) fn missing(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>, copies: u32) -> usize {
+    let lacks = |rig: &&Arc<Rig>, block: BlockId, object: &ObjectRef| {
+        rig.node.shared().unwrap().0.holds(block, copies) && !rig.node.store().contains(object, block.index)
+    };
+    of_each_block(rigs, files, |block, object| rigs.iter().filter(|rig| lacks(rig, block, object)).count()).iter().sum()
+}
+
+fn of_each_block(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>, figure: impl Fn(BlockId, &ObjectRef) -> usize) -> Vec<usize> {
     let manifest = rigs[0].fs().manifest().unwrap();
-    let mut holders = Vec::new();
+    let mut figures = Vec::new();
     forebay_node::fs::for_each_below(&manifest, b"/", &mut |entry, size| {
         let (file, path) = rigs[0].fs().file_of_entry(&manifest, entry).unwrap();
         if !files.contains_key(String::from_utf8(path).unwrap().trim_start_matches('/')) {
             return;
         }
         for index in 0..size.div_ceil(BLOCK) {
-            let has = |rig: &&Arc<Rig>| rig.node.store().contains(&file.object, BlockIndex(index as u32));
-            holders.push(rigs.iter().filter(has).count());
+            let block = BlockId { object: file.object.id, index: BlockIndex(index as u32) };
+            figures.push(figure(block, &file.object));
         }
     })
     .unwrap();
-    assert_eq!(holders.len() as u64, files.values().map(|len| (*len as u64).div_ceil(BLOCK)).sum::<u64>());
-    holders
+    assert_eq!(figures.len() as u64, files.values().map(|len| (*len as u64).div_ceil(BLOCK)).sum::<u64>());
+    figures
 }
 
 fn owner_of(rigs: &[Arc<Rig>], block: BlockId) -> usize {
