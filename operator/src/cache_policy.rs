@@ -28,12 +28,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What there is, at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// Nodes that it selects and that no older policy has, by name, sorted.
-    pub nodes: Vec<String>,
+    /// Nodes that it selects and that no older policy has, each with its zone: the value of the label that `nodes.topologyKey` names, empty without one.
+    pub nodes: Members,
     /// Nodes that it selects and an older policy has, with that policy's name.
     pub taken: Vec<(String, String)>,
-    /// The zone of each of these nodes, by name: the value of the label that `nodes.topologyKey` names. All empty without one.
-    pub zones: Members,
     /// Whether an older policy is the default as well; its name.
     pub other_default: Option<String>,
 }
@@ -55,7 +53,7 @@ pub async fn reconcile(object: Arc<DeserializeGuard<CachePolicy>>, ctx: Arc<Cont
     let uid = policy.uid().unwrap_or_default();
     let nodes = ctx.stores.nodes.state();
     let observed = observe(policy, &ctx.stores.policies(), nodes.iter().map(|node| &**node));
-    ctx.hub.set_members(&uid, observed.zones.clone());
+    ctx.hub.set_members(&uid, observed.nodes.clone());
     let (outcome, error) = match build::build(policy, &observed, &ctx.settings) {
         Ok(built) => match node_set::apply::apply(&ctx, &built).await {
             Ok(()) => (Outcome::Applied, None),
@@ -104,12 +102,10 @@ pub fn observe<'a>(policy: &CachePolicy, policies: &[CachePolicy], nodes: impl I
             None => {
                 // A node without the label is of the zone without a name.
                 let zone = node.labels().get(&policy.spec.nodes.topology_key).cloned().unwrap_or_default();
-                observed.zones.insert(node.name_any(), zone);
-                observed.nodes.push(node.name_any());
+                observed.nodes.insert(node.name_any(), zone);
             }
         }
     }
-    observed.nodes.sort();
     observed.taken.sort();
     observed
 }
@@ -159,9 +155,10 @@ mod tests {
         let (gpu, all) = (policy("gpu", 1, Some("gpu")), policy("all", 2, None));
         let policies = [all.clone(), gpu.clone()];
         let of_gpu = observe(&gpu, &policies, nodes.iter());
-        assert_eq!((of_gpu.nodes, of_gpu.taken, of_gpu.other_default), (vec!["n2".to_owned()], vec![], None));
+        let only = |name: &str| Members::from([(name.to_owned(), String::new())]);
+        assert_eq!((of_gpu.nodes, of_gpu.taken, of_gpu.other_default), (only("n2"), vec![], None));
         let of_all = observe(&all, &policies, nodes.iter());
-        assert_eq!((of_all.nodes, of_all.taken), (vec!["n1".to_owned()], vec![("n2".to_owned(), "gpu".to_owned())]));
+        assert_eq!((of_all.nodes, of_all.taken), (only("n1"), vec![("n2".to_owned(), "gpu".to_owned())]));
         assert_eq!(of_all.other_default.as_deref(), Some("gpu"));
         let owner_of = |node: &Node, policies: &[CachePolicy]| owner(node, policies).map(ResourceExt::name_any);
         assert_eq!(owner_of(&nodes[0], &policies).as_deref(), Some("gpu"));

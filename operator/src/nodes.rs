@@ -358,11 +358,11 @@ impl Hub {
     }
 
     /// What the nodes of `policy` that answer have together; `own` are the nodes that it has. One that it had may answer for a while longer.
-    pub fn totals(&self, policy: &str, own: &[String]) -> PolicyTotals {
+    pub fn totals(&self, policy: &str, own: &Members) -> PolicyTotals {
         let inner = self.inner.lock();
         let mut totals =
             PolicyTotals { datasets: inner.policies.get(policy).map_or(0, |desired| desired.datasets.len()), ..PolicyTotals::default() };
-        for (_, state) in inner.nodes.iter().filter(|((of, node), _)| of == policy && own.contains(node)) {
+        for (_, state) in inner.nodes.iter().filter(|((of, node), _)| of == policy && own.contains_key(node)) {
             totals.nodes += 1;
             for tier in &state.tiers {
                 totals.capacity_bytes += tier.capacity_bytes;

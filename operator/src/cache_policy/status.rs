@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_policy_tells_what_is_worse_than_it_should_be_the_worst_first() {
-        let all = Observed { nodes: vec!["n1".to_owned(), "n2".to_owned()], ..Observed::default() };
+        let all = Observed { nodes: ["n1", "n2"].map(|name| (name.to_owned(), String::new())).into(), ..Observed::default() };
         check(&all, 2, "Ready=True/Serving Degraded=False/AsExpected");
         check(&all, 1, "Ready=True/Serving Degraded=True/NodesMissing Reconciling=True/NodesStarting");
         check(&Observed::default(), 0, "Ready=False/NoNodes Degraded=False/AsExpected");

@@ -157,30 +157,17 @@ fn node(set: &NodeSet, settings: &Settings, folders: &Folders, run: &str) -> Val
     let mut mounts = folders.mounts.clone();
     mounts.push(json!({ "name": "config", "mountPath": "/etc/forebay/node.yaml", "subPath": "node.yaml", "readOnly": true }));
     mounts.push(json!({ "name": "tls", "mountPath": "/etc/forebay/tls", "readOnly": true }));
-    let mut command = json!([
-        "forebay-node",
-        "cluster",
-        "--config",
-        "/etc/forebay/node.yaml",
-        "--run",
-        run,
-        "--listen",
-        format!("0.0.0.0:{}", names::CONTROL_PORT),
-        "--certificates",
-        "/etc/forebay/tls",
-        "--node",
-        "$(NODE_NAME)",
-    ]);
-    let mut ports = json!([
-        { "name": names::CONTROL_PORT_NAME, "containerPort": names::CONTROL_PORT },
-        { "name": "metrics", "containerPort": names::METRICS_PORT },
-    ]);
+    let at = |port: u16| format!("0.0.0.0:{port}");
+    let (control, peers, cache) = (at(names::CONTROL_PORT), at(names::PEERS_PORT), names::node_host(&set.id));
+    let mut command = vec!["forebay-node", "cluster", "--config", "/etc/forebay/node.yaml", "--run", run];
+    command.extend(["--listen", &control, "--certificates", "/etc/forebay/tls", "--node", "$(NODE_NAME)"]);
+    let mut ports = vec![(names::CONTROL_PORT_NAME, names::CONTROL_PORT), ("metrics", names::METRICS_PORT)];
     // Nodes that no policy has are not one cache: each reads for its own pods.
     if set.policy.is_some() {
-        let flags = json!(["--peers", format!("0.0.0.0:{}", names::PEERS_PORT), "--cache", names::node_host(&set.id)]);
-        append(&mut command, flags);
-        append(&mut ports, json!([{ "name": names::PEERS_PORT_NAME, "containerPort": names::PEERS_PORT }]));
+        command.extend(["--peers", &peers, "--cache", &cache]);
+        ports.push((names::PEERS_PORT_NAME, names::PEERS_PORT));
     }
+    let ports: Vec<Value> = ports.into_iter().map(|(name, port)| json!({ "name": name, "containerPort": port })).collect();
     json!({
         "name": "node",
         "image": settings.node_image,
@@ -204,12 +191,6 @@ fn node(set: &NodeSet, settings: &Settings, folders: &Folders, run: &str) -> Val
         },
         "volumeMounts": mounts,
     })
-}
-
-fn append(list: &mut Value, more: Value) {
-    if let (Value::Array(list), Value::Array(more)) = (list, more) {
-        list.extend(more);
-    }
 }
 
 fn affinity(terms: &[Value]) -> Value {

@@ -39,16 +39,25 @@ impl Places {
     /// Takes what a node says of itself, and of others that haven't said it themselves: a new operator has the list from there. Gives whether that
     /// changed the list.
     pub(super) fn answered(&mut self, node: &str, address: &str, tiers: &[TierStatus], told: &[Peer]) -> bool {
-        let before = self.list();
+        let mut changed = false;
         for Peer { name, address, weight_bytes, zone: _ } in told {
-            let place = || Place { address: address.clone(), weight_bytes: *weight_bytes };
-            self.known.entry(name.clone()).or_insert_with(place);
+            if !self.known.contains_key(name) {
+                changed |= self.place(name, Place { address: address.clone(), weight_bytes: *weight_bytes });
+            }
         }
         let capacity = tiers.iter().map(|tier| tier.capacity_bytes).sum::<u64>().max(1);
         let known = self.known.get(node).map(|place| place.weight_bytes);
         let weight_bytes = known.filter(|weight| !differs(*weight, capacity)).unwrap_or(capacity);
-        self.known.insert(node.to_owned(), Place { address: address.to_owned(), weight_bytes });
-        before != self.list()
+        self.place(node, Place { address: address.to_owned(), weight_bytes }) | changed
+    }
+
+    /// Gives whether that changed the list. A thousand nodes answer every few seconds, so the list isn't made to find out.
+    fn place(&mut self, node: &str, place: Place) -> bool {
+        if self.known.get(node) == Some(&place) {
+            return false;
+        }
+        self.known.insert(node.to_owned(), place);
+        self.members.as_ref().is_some_and(|members| members.contains_key(node))
     }
 
     /// Whether the node may be told what to serve: what it holds is known, or it is in nobody's list.

@@ -204,8 +204,11 @@ fn a_policys_totals_are_of_its_own_nodes() {
     for node in ["n1", "n2"] {
         hub.answered(POLICY, node, None, reply.clone(), Instant::now());
     }
-    assert_eq!(hub.totals(POLICY, &["n1".to_owned()]), PolicyTotals { nodes: 1, capacity_bytes: 100, used_bytes: 7, datasets: 1 });
-    assert_eq!(hub.totals(POLICY, &[]).nodes, 0);
+    assert_eq!(
+        hub.totals(POLICY, &Members::from([("n1".to_owned(), String::new())])),
+        PolicyTotals { nodes: 1, capacity_bytes: 100, used_bytes: 7, datasets: 1 }
+    );
+    assert_eq!(hub.totals(POLICY, &Members::new()).nodes, 0);
     assert_eq!(hub.clients_of(POLICY), 0);
     hub.answered(names::CLIENT, "n3", None, reply, Instant::now());
     assert_eq!((hub.clients_of(POLICY), hub.clients_of("another")), (1, 0));

@@ -117,8 +117,11 @@ fn the_objects_of_a_policy() {
         "source": { "maxBytesPerSecond": "40Gi", "maxRequestsPerSecond": 3500 },
         "ambientCredentials": "Allow",
     }));
-    let observed =
-        PolicyObserved { nodes: vec!["n1".to_owned()], taken: vec![("n2".to_owned(), "older".to_owned())], ..PolicyObserved::default() };
+    let observed = PolicyObserved {
+        nodes: [("n1".to_owned(), String::new())].into(),
+        taken: vec![("n2".to_owned(), "older".to_owned())],
+        ..PolicyObserved::default()
+    };
     let mut settings = settings();
     settings.image_pull_secrets = vec!["registry".to_owned()];
     settings.image_pull_policy = Some("IfNotPresent".to_owned());

@@ -93,10 +93,7 @@ fn ready(observed: &Observed, summary: &Summary) -> NewCondition {
     }
     let policy = observed.policy.as_ref().map(ResourceExt::name_any).unwrap_or_default();
     if observed.matched == 0
-        && let Some(client) = observed
-            .clients
-            .iter()
-            .find(|client| client.dataset.as_ref().is_some_and(|dataset| NodeSays::from(&client.name, "", dataset).is_readable()))
+        && let Some(client) = observed.clients.iter().find(|client| NodeSays::of(client).is_some_and(|says| says.is_readable()))
     {
         let message = format!(
             "no node matches the CachePolicy `{policy}`, so nothing is cached: {} and others that its pods run on read the source",

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use forebay_api::Dataset;
-use forebay_wire::control_service::{ObservedDataset, Problem};
+use forebay_wire::control_service::Problem;
 use forebay_wire::dataset_spec::file::SyncMode;
 use forebay_wire::dataset_spec::{Eviction, PreloadWhen};
 use forebay_wire::node_service::{DatasetStatus, ListingStatus, PreloadState};
@@ -13,6 +13,7 @@ use forebay_wire::unit;
 
 use super::super::ignored;
 use super::super::observe::Observed;
+use crate::nodes::NodeView;
 
 /// What one node says, unpacked.
 #[derive(Clone, Debug)]
@@ -43,17 +44,19 @@ impl NodeSays {
         self.status.preload.as_ref().map_or(PreloadState::Waiting, |preload| preload.state())
     }
 
-    pub(super) fn from(name: &str, zone: &str, observed: &ObservedDataset) -> Self {
-        Self {
-            name: name.to_owned(),
-            zone: zone.to_owned(),
+    /// `None` of a node that doesn't know the Dataset.
+    pub(super) fn of(node: &NodeView) -> Option<Self> {
+        let observed = node.dataset.as_ref()?;
+        Some(Self {
+            name: node.name.clone(),
+            zone: node.zone.clone(),
             problem: observed.problem.clone(),
             problem_kind: observed.problem_kind(),
             wanted: observed.wanted_bytes,
             held: observed.wanted_held_bytes,
             status: observed.status.clone().unwrap_or_default(),
             unreachable_samples: observed.unreachable_samples.clone(),
-        }
+        })
     }
 }
 
@@ -86,10 +89,9 @@ const SYNC_INTERVAL_MS: u64 = 600_000;
 
 impl Summary {
     pub fn of(dataset: &Dataset, observed: &Observed) -> Self {
-        let told = |node: &crate::nodes::NodeView| Some(NodeSays::from(&node.name, &node.zone, node.dataset.as_ref()?));
-        let says: Vec<NodeSays> = observed.nodes.iter().filter_map(told).collect();
+        let says: Vec<NodeSays> = observed.nodes.iter().filter_map(NodeSays::of).collect();
         let refusing = observed.nodes.iter().find(|node| !node.refused.is_empty()).map(|node| (node.name.clone(), node.refused.clone()));
-        let capacity = |node: &crate::nodes::NodeView| node.tiers.iter().map(|tier| tier.capacity_bytes).sum::<u64>();
+        let capacity = |node: &NodeView| node.tiers.iter().map(|tier| tier.capacity_bytes).sum::<u64>();
         let capacity_min = observed
             .nodes
             .iter()
