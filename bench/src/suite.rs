@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use crate::compare::{Comparison, PAIRS_MIN};
 use crate::measure::Memory;
 use crate::report::{Goal, Row};
+use crate::statistics::{median, spread};
 use crate::workload::files_below;
 use crate::{data, report};
 use node::{Node, Serving, Setup};
@@ -277,6 +278,12 @@ impl Figures {
     fn quotient(control: f64, forebay: f64) -> Self {
         let ratio = forebay / control;
         Self { control, forebay, ratio, spread: 0.0, samples: vec![ratio] }
+    }
+
+    /// Pairs of the same measure, `control` and `forebay` of each: the median of the paired ratios.
+    fn paired(control: &[f64], forebay: &[f64]) -> Self {
+        let samples: Vec<f64> = control.iter().zip(forebay).map(|(control, forebay)| forebay / control.max(1e-3)).collect();
+        Self { control: median(control), forebay: median(forebay), ratio: median(&samples), spread: spread(&samples), samples }
     }
 
     /// The CPU side of a comparison as figures of its own: microseconds per unit.

@@ -7,7 +7,7 @@ use super::super::{Figures, Suite};
 use super::generated::told;
 use crate::measure::Memory;
 use crate::report::Goal;
-use crate::statistics::{median, spread};
+use crate::statistics::median;
 
 /// Both sides of one measure, a value for each round.
 fn rounds(told: &Value, figure: &str) -> Result<(Vec<f64>, Vec<f64>)> {
@@ -22,8 +22,7 @@ fn rounds(told: &Value, figure: &str) -> Result<(Vec<f64>, Vec<f64>)> {
 
 fn figures(told: &Value, figure: &str) -> Result<Figures> {
     let (control, forebay) = rounds(told, figure)?;
-    let samples: Vec<f64> = control.iter().zip(&forebay).map(|(control, forebay)| forebay / control).collect();
-    Ok(Figures { control: median(&control), forebay: median(&forebay), ratio: median(&samples), spread: spread(&samples), samples })
+    Ok(Figures::paired(&control, &forebay))
 }
 
 pub(super) fn wire(suite: &mut Suite) -> Result<()> {

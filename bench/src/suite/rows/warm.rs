@@ -10,7 +10,6 @@ use super::super::{Figures, Suite};
 use crate::compare::{Comparison, compare};
 use crate::loader::{self, Model, Trial};
 use crate::report::Goal;
-use crate::statistics::{median, spread};
 use crate::workload::{self, Order, Workload, files_below};
 
 /// What is done to the candidate before each of its passes, outside the clock.
@@ -183,16 +182,8 @@ pub(super) fn accelerators(suite: &mut Suite) -> Result<()> {
             controls.push(control);
             candidates.push(candidate);
         }
-        let samples: Vec<f64> = controls.iter().zip(&candidates).map(|(control, candidate)| candidate / control.max(1e-3)).collect();
-        let figures = Figures {
-            control: median(&controls),
-            forebay: median(&candidates),
-            ratio: median(&samples),
-            spread: spread(&samples),
-            samples,
-        };
         let note = "H100s busy over 90 %, 8 reading threads".to_owned();
-        suite.push(name, "accelerators", Goal::AtLeast(0.9), figures, node.memory(), note);
+        suite.push(name, "accelerators", Goal::AtLeast(0.9), Figures::paired(&controls, &candidates), node.memory(), note);
         node.unmount()?;
     }
     Ok(())
