@@ -40,11 +40,8 @@ fn mount_all(cache: &Cache, bucket: &str) -> Vec<Laptop> {
     (0..cache.list.len()).map(mount).collect()
 }
 
-#[test]
-fn s_13_kill_9_of_a_node_costs_the_readers_of_the_others_no_error() {
-    if !can_mount() {
-        return;
-    }
+/// Three nodes with one cache over a bucket of files.
+fn three() -> (Cache, Vec<Laptop>) {
     let cache = Cache::new(3);
     let bucket = cache.folder.path().canonicalize().unwrap().join("bucket");
     fs::create_dir(&bucket).unwrap();
@@ -52,6 +49,15 @@ fn s_13_kill_9_of_a_node_costs_the_readers_of_the_others_no_error() {
         fs::write(bucket.join(format!("f{file}")), pattern(file as u64, BYTES)).unwrap();
     }
     let laptops = mount_all(&cache, &bucket.display().to_string());
+    (cache, laptops)
+}
+
+#[test]
+fn s_13_kill_9_of_a_node_costs_the_readers_of_the_others_no_error() {
+    if !can_mount() {
+        return;
+    }
+    let (_cache, laptops) = three();
     let read = Arc::new(AtomicU64::new(0));
     std::thread::scope(|scope| {
         for laptop in &laptops[..2] {
@@ -82,13 +88,7 @@ fn s_16_a_node_is_drained_from_the_command_line_and_goes() {
     if !can_mount() {
         return;
     }
-    let cache = Cache::new(3);
-    let bucket = cache.folder.path().canonicalize().unwrap().join("bucket");
-    fs::create_dir(&bucket).unwrap();
-    for file in 0..FILES {
-        fs::write(bucket.join(format!("f{file}")), pattern(file as u64, BYTES)).unwrap();
-    }
-    let laptops = mount_all(&cache, &bucket.display().to_string());
+    let (_cache, laptops) = three();
     let read_all = |laptop: &Laptop| {
         for file in 0..FILES {
             assert!(fs::read(laptop.path("data").join(format!("f{file}"))).unwrap() == pattern(file as u64, BYTES), "f{file}");
