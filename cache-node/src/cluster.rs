@@ -2,6 +2,7 @@
 //! Knows UIDs, the run folder, the two services. Does not know Kubernetes, and what a data set is made of is `node`'s.
 //! Invariant: a data set goes on being served by the last spec that could be understood, also without the operator, also after a restart.
 
+mod certificate;
 mod coverage;
 mod desired_file;
 mod mounts;
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forebay_daemon::identity::{Identity, IdentityError};
+use forebay_daemon::identity::IdentityError;
 use forebay_daemon::logging::LogHandle;
 use forebay_daemon::run::Parts;
 use forebay_daemon::shutdown::{Shutdown, Trigger};
@@ -31,8 +32,9 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::fill::chain;
-use crate::node::{Change, Dataset, Node, NodeError};
+use crate::node::{Change, Dataset, Node, NodeError, Towards};
 use crate::{control, metrics};
+use certificate::Certificate;
 use coverage::Coverage;
 use desired_file::DesiredFile;
 use mounts::Mounts;
@@ -46,8 +48,8 @@ pub struct Setup {
     pub run: PathBuf,
     /// Where the operator calls.
     pub listen: SocketAddr,
-    /// `tls.crt`, `tls.key`, `ca.crt`.
-    pub certificates: PathBuf,
+    /// `ca.crt`: whose certificates are believed. `token`: what proves to the operator which pod this is, once it asks.
+    pub identity: PathBuf,
     /// As Kubernetes knows this machine.
     pub node: NodeName,
     /// `None`: a cache of its own.
@@ -99,6 +101,7 @@ struct Cluster {
     /// Guards what is served and what was refused; held for memory only.
     state: Mutex<State>,
     trigger: Trigger,
+    certificate: Certificate,
 }
 
 #[derive(Default)]
@@ -130,13 +133,14 @@ struct Served {
 
 /// Serves until told to stop.
 pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> {
-    let Setup { mut config, run, listen, certificates, node: name, shared, log } = setup;
-    config.peers = shared.map(|shared| alone(shared, &name, &certificates));
+    let Setup { mut config, run, listen, identity, node: name, shared, log } = setup;
+    let certificate = Certificate::load(&identity, &run)?;
+    config.peers = shared.map(|shared| alone(shared, &name, &run));
     parts.health.set_starting("the store");
-    let identity = Identity::load(&certificates)?;
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(|cause| ClusterError::Listen { at: listen.to_string(), cause })?;
     let runtime = Handle::current();
-    let node = match tokio::task::spawn_blocking(move || Node::start(config, Eviction::default(), runtime)).await {
+    let towards = Towards { identity: Some(certificate.identity().clone()), ..Towards::default() };
+    let node = match tokio::task::spawn_blocking(move || Node::start_towards(config, Eviction::default(), runtime, towards)).await {
         Ok(node) => node?,
         Err(_) => return Err(NodeError::Stopping.into()),
     };
@@ -154,6 +158,7 @@ pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> 
         state: Mutex::default(),
         trigger: parts.trigger.clone(),
         file,
+        certificate,
     });
     if let Some(last) = cluster.file.read() {
         info!(generation = last.generation, "serving what was wanted last");
@@ -168,8 +173,7 @@ pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> 
         let shutdown = parts.shutdown.clone();
         async move { shutdown.wait().await }
     };
-    let (asked, told) =
-        tokio::join!(volumes::serve(volumes, cluster.clone(), stop()), sync::serve(listener, identity, cluster.clone(), stop()),);
+    let (asked, told) = tokio::join!(volumes::serve(volumes, cluster.clone(), stop()), sync::serve(listener, cluster.clone(), stop()));
     // Who stops must not look like one that still has its mounts to itself: the sockets are closed, now the data may be made durable.
     cluster.node.stop().await;
     asked.map_err(|cause| ClusterError::Serve { service: "volumes", cause })?;
@@ -179,11 +183,11 @@ pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> 
 }
 
 /// A cache of one node, until it is told of others.
-fn alone(shared: SharedCache, name: &NodeName, certificates: &Path) -> Peers {
+fn alone(shared: SharedCache, name: &NodeName, run: &Path) -> Peers {
     let SharedCache { listen, name: cache } = shared;
     // Nobody connects to itself.
     let own = PeerNode { name: name.clone(), address: listen.to_string(), weight: None, zone: None, rack: None };
-    Peers { name: name.clone(), listen, cache, certificates: certificates.to_owned(), nodes: vec![own] }
+    Peers { name: name.clone(), listen, cache, certificates: certificate::folder(run), nodes: vec![own] }
 }
 
 impl Cluster {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use forebay_daemon::identity::Identity;
 use forebay_mounter::protocol::ProtocolError;
 use forebay_peer::{DatasetId, PeerLimits, Server, ServerLimits, ServerMetrics, server};
 use forebay_wire::dataset_spec::{self, Eviction, Location, Sync, Verify};
@@ -117,6 +118,15 @@ pub struct Node {
 type LogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send>;
 
 /// Seconds since the Unix epoch.
+/// How a node meets the others of its cache.
+#[derive(Default)]
+pub struct Towards {
+    /// Its patience: other than usual on machines that are busy with tests.
+    pub limits: PeerLimits,
+    /// What it shows; `None`: the certificates that its configuration names.
+    pub identity: Option<Arc<Identity>>,
+}
+
 fn now_seconds() -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
@@ -125,11 +135,12 @@ fn now_seconds() -> u32 {
 impl Node {
     /// Opens the store's folders and starts what keeps them. `eviction` holds until `set_eviction`. Blocks on the disk.
     pub fn start(config: NodeConfig, eviction: Eviction, runtime: Handle) -> Result<Arc<Self>, NodeError> {
-        Self::start_with(config, eviction, runtime, PeerLimits::default())
+        Self::start_towards(config, eviction, runtime, Towards::default())
     }
 
-    /// The same with other patience towards other nodes: for tests on machines that are busy.
-    pub fn start_with(config: NodeConfig, eviction: Eviction, runtime: Handle, limits: PeerLimits) -> Result<Arc<Self>, NodeError> {
+    /// The same, with another bearing towards other nodes.
+    pub fn start_towards(config: NodeConfig, eviction: Eviction, runtime: Handle, towards: Towards) -> Result<Arc<Self>, NodeError> {
+        let Towards { limits, identity } = towards;
         let block_size = BlockSize::new(config.block_size.bytes()).ok_or(NodeError::BlockSize { bytes: config.block_size.bytes() })?;
         let store = Arc::new(Store::open(store_config(&config, block_size, eviction))?);
         let rates = config.source_limits;
@@ -137,7 +148,7 @@ impl Node {
         let fill = Fill::new(store.clone(), block_size, fill_limits, runtime.clone());
         let _within = runtime.enter();
         let listener = config.peers.as_ref().map(peer::listen).transpose()?;
-        let neighbours = config.peers.as_ref().map(|peers| Neighbours::new(peers, block_size, limits)).transpose()?;
+        let neighbours = config.peers.as_ref().map(|peers| Neighbours::new(peers, identity, block_size, limits)).transpose()?;
         if let Some(neighbours) = &neighbours {
             fill.share_with(neighbours.clone());
         }

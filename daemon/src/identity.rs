@@ -3,22 +3,21 @@
 //! Invariant: a connection that comes out of `incoming`, `acceptor` or `connector` has shown a certificate of our authority, valid then, with the
 //! name that was asked for.
 
+pub mod issued;
+mod material;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use material::Material;
 
 /// How often the folder is looked at: far more often than certificates are renewed, and rotation needs no signal.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -60,19 +59,11 @@ pub struct Identity {
     current: RwLock<Arc<Material>>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Material {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    /// One, or two while an authority is replaced.
-    authorities: Vec<CertificateDer<'static>>,
-}
-
 impl Identity {
     /// Reads `tls.crt`, `tls.key` and `ca.crt`, and looks for others every ten seconds. Within a runtime.
     pub fn load(folder: &Path) -> Result<Arc<Self>, IdentityError> {
         let material = Material::read(folder)?;
-        material.server("any.name", Protocol::Grpc).map_err(|detail| IdentityError::Unusable { folder: folder.to_owned(), detail })?;
+        material.check().map_err(|detail| IdentityError::Unusable { folder: folder.to_owned(), detail })?;
         let identity = Arc::new(Self { folder: folder.to_owned(), current: RwLock::new(Arc::new(material)) });
         let followed = Arc::downgrade(&identity);
         tokio::spawn(async move {
@@ -89,8 +80,8 @@ impl Identity {
     pub fn look(&self) {
         match Material::read(&self.folder) {
             Ok(material) if material == **self.current.read() => {}
-            Ok(material) => match material.server("any.name", Protocol::Grpc) {
-                Ok(_) => {
+            Ok(material) => match material.check() {
+                Ok(()) => {
                     *self.current.write() = Arc::new(material);
                     tracing::info!(folder = %self.folder.display(), "new certificates are in use");
                 }
@@ -114,110 +105,6 @@ impl Identity {
 
     fn unusable(&self, detail: String) -> IdentityError {
         IdentityError::Unusable { folder: self.folder.clone(), detail }
-    }
-}
-
-impl Material {
-    fn read(folder: &Path) -> Result<Self, IdentityError> {
-        let failed = |path: &Path, detail: String| IdentityError::File { path: path.to_owned(), detail };
-        let certificates = |name: &str| {
-            let path = folder.join(name);
-            let found = CertificateDer::pem_file_iter(&path).and_then(|rows| rows.collect::<Result<Vec<_>, _>>());
-            match found {
-                Ok(found) if found.is_empty() => Err(failed(&path, "it holds no certificate".to_owned())),
-                Ok(found) => Ok(found),
-                Err(error) => Err(failed(&path, error.to_string())),
-            }
-        };
-        let key = folder.join("tls.key");
-        Ok(Self {
-            chain: certificates("tls.crt")?,
-            authorities: certificates("ca.crt")?,
-            // The error of a key tells its kind, never its bytes.
-            key: PrivateKeyDer::from_pem_file(&key).map_err(|error| failed(&key, error.to_string()))?,
-        })
-    }
-
-    fn roots(&self) -> Result<RootCertStore, String> {
-        let mut roots = RootCertStore::empty();
-        for authority in &self.authorities {
-            roots.add(authority.clone()).map_err(|error| format!("ca.crt: {error}"))?;
-        }
-        Ok(roots)
-    }
-
-    fn client(&self, protocol: Protocol) -> Result<ClientConfig, String> {
-        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(self.roots()?)
-            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
-            .map_err(|error| error.to_string())?;
-        config.alpn_protocols = protocol.alpn();
-        Ok(config)
-    }
-
-    fn server(&self, peer: &str, protocol: Protocol) -> Result<ServerConfig, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let roots = Arc::new(self.roots()?);
-        let chain_verifier =
-            WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build().map_err(|error| error.to_string())?;
-        let name = ServerName::try_from(peer.to_owned()).map_err(|error| error.to_string())?;
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| error.to_string())?
-            .with_client_cert_verifier(Arc::new(Named { chain: chain_verifier, name }))
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
-            .map_err(|error| error.to_string())?;
-        config.alpn_protocols = protocol.alpn();
-        Ok(config)
-    }
-}
-
-/// Believes a client whose certificate is of our authority and carries one name.
-#[derive(Debug)]
-struct Named {
-    chain: Arc<dyn ClientCertVerifier>,
-    name: ServerName<'static>,
-}
-
-impl ClientCertVerifier for Named {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.chain.verify_client_cert(certificate, between, now)?;
-        let parsed = rustls::server::ParsedCertificate::try_from(certificate)?;
-        rustls::client::verify_server_name(&parsed, &self.name)?;
-        Ok(verified)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use time::OffsetDateTime;
 
@@ -18,10 +19,10 @@ use crate::nodes::call::Credentials;
 
 /// Life of an authority; the next one is made at half of it.
 pub const AUTHORITY_LIFE: Duration = Duration::from_secs(2 * 365 * 86400);
-/// How long a new authority is only trusted: longer than kubelet needs to bring a changed Secret to every pod.
+/// How long a new authority is only trusted: longer than kubelet needs to bring a changed ConfigMap to every pod.
 pub const SETTLE: Duration = Duration::from_secs(86400);
 /// Life of a certificate; renewed at half of it.
-pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(30 * 86400);
+pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(86400);
 /// Clocks of two machines differ by less.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3600);
 
@@ -52,17 +53,31 @@ impl Authority {
     /// A certificate for `host`, usable on both ends of a connection.
     pub fn certify(&self, host: &str, now: u64) -> Result<Certified, Error> {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![host.to_owned()])?;
-        params.distinguished_name = named(host);
-        (params.not_before, params.not_after) = (at(now.saturating_sub(CLOCKS_DIFFER.as_secs())), at(now + CERTIFICATE_LIFE.as_secs()));
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        // Made again from what it was made from: the same name and key, which is all that a signature takes from it.
-        let issuer = Issuer::new(self::params(self.since)?, KeyPair::from_pem(&self.key)?);
-        let certificate = params.signed_by(&key, &issuer)?;
+        let certificate = leaf(host, host, now)?.signed_by(&key, &self.issuer()?)?;
         Ok(Certified { certificate: certificate.pem(), key: key.serialize_pem() })
     }
+
+    /// A certificate for `host` of the key that `request` (PKCS #10, PEM) proves to be the asker's. Nothing else of the request counts.
+    pub fn sign(&self, request: &str, host: &str, name: &str, now: u64) -> Result<String, Error> {
+        let request = CertificateSigningRequestParams::from_pem(request)?;
+        Ok(leaf(host, name, now)?.signed_by(&request.public_key, &self.issuer()?)?.pem())
+    }
+
+    /// Made again from what it was made from: the same name and key, which is all that a signature takes from it.
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, Error> {
+        Ok(Issuer::new(params(self.since)?, KeyPair::from_pem(&self.key)?))
+    }
+}
+
+/// For both ends of a connection. `name` is for people.
+fn leaf(host: &str, name: &str, now: u64) -> Result<CertificateParams, Error> {
+    let mut params = CertificateParams::new(vec![host.to_owned()])?;
+    params.distinguished_name = named(name);
+    (params.not_before, params.not_after) = (at(now.saturating_sub(CLOCKS_DIFFER.as_secs())), at(now + CERTIFICATE_LIFE.as_secs()));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
 }
 
 fn params(since: u64) -> Result<CertificateParams, Error> {
@@ -137,11 +152,11 @@ impl Keeper {
         (kept.version, credentials)
     }
 
-    /// A certificate for a node of a policy, and everything that it should trust.
-    pub fn certify(&self, host: &str, now: u64) -> Result<(Certified, String), Error> {
+    /// A certificate for a node of a policy: see `Authority::sign`.
+    pub fn sign(&self, request: &str, host: &str, name: &str, now: u64) -> Result<String, Error> {
         let kept = self.0.read();
         let signer = signer(&kept.authorities, now).ok_or_else(|| Error::Authority(names::AUTHORITY_SECRET.to_owned()))?;
-        Ok((signer.certify(host, now)?, bundle(&kept.authorities)))
+        signer.sign(request, host, name, now)
     }
 
     pub fn bundle(&self) -> String {

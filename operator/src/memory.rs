@@ -8,8 +8,6 @@ use parking_lot::Mutex;
 
 /// Figures that changed alone are written so often at most.
 const FIGURES_EVERY: Duration = Duration::from_secs(30);
-/// Certificates live for weeks; kubelet takes about a minute to bring a new one to the pods.
-const CERTIFICATE_EVERY: Duration = Duration::from_secs(60);
 
 /// By object's UID. Guards one table; never held across `.await`.
 #[derive(Debug, Default)]
@@ -19,7 +17,6 @@ pub struct Memory(Mutex<BTreeMap<String, Entry>>);
 struct Entry {
     failures: u32,
     status_written: Option<Instant>,
-    certificate_looked_at: Option<Instant>,
     applied: Option<String>,
     policy: Option<(Option<i64>, usize)>,
 }
@@ -49,14 +46,6 @@ impl Memory {
 
     pub fn wrote_status(&self, uid: &str) {
         self.with(uid, |entry| entry.status_written = Some(Instant::now()));
-    }
-
-    pub fn may_look_at_certificate(&self, uid: &str) -> bool {
-        self.with(uid, |entry| entry.certificate_looked_at.is_none_or(|at| at.elapsed() >= CERTIFICATE_EVERY))
-    }
-
-    pub fn looked_at_certificate(&self, uid: &str) {
-        self.with(uid, |entry| entry.certificate_looked_at = Some(Instant::now()));
     }
 
     pub fn is_applied(&self, uid: &str, digest: &str) -> bool {

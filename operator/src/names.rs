@@ -25,8 +25,6 @@ pub const TEMPLATE_ANNOTATION: &str = "forebay.dev/template";
 pub const POLICY_NAME_ANNOTATION: &str = "forebay.dev/policy-name";
 /// `namespace/name` of the Dataset that a Job belongs to.
 pub const DATASET_NAME_ANNOTATION: &str = "forebay.dev/dataset-name";
-/// Unix time at which a certificate was made.
-pub const SINCE_ANNOTATION: &str = "forebay.dev/since";
 /// Set by the pre-delete hook: the object is given up, with the UID of the leader's Lease as value, so that another installation ignores it.
 pub const UNINSTALL_ANNOTATION: &str = "forebay.dev/uninstall";
 
@@ -43,7 +41,7 @@ pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// The leader's Lease.
 pub const LEASE: &str = "forebay-operator";
-/// The Secret that holds the operator's certificate authorities.
+/// The Secret that holds the operator's certificate authorities, and the ConfigMap that tells nodes whom to believe.
 pub const AUTHORITY_SECRET: &str = "forebay-authority";
 /// The port of a cache node's pod that answers Sync.
 pub const CONTROL_PORT_NAME: &str = "control";
@@ -60,7 +58,7 @@ pub fn volume(dataset_uid: &str) -> String {
     format!("forebay-{dataset_uid}")
 }
 
-/// The DaemonSet, ConfigMap and Secret of a CachePolicy. The policy's own name may have 63 characters: that is still a valid object name,
+/// The DaemonSet and ConfigMap of a CachePolicy. The policy's own name may have 63 characters: that is still a valid object name,
 /// and never used as a label.
 pub fn node(policy: &str) -> String {
     format!("forebay-node-{policy}")
@@ -68,7 +66,7 @@ pub fn node(policy: &str) -> String {
 
 /// Stands where a policy's UID does for the nodes that no policy serves: no UID is a word.
 pub const CLIENT: &str = "client";
-/// The DaemonSet, ConfigMap and Secret of these nodes. Not by `node`: a policy may be called `client`.
+/// The DaemonSet and ConfigMap of these nodes. Not by `node`: a policy may be called `client`.
 pub const CLIENT_OBJECT: &str = "forebay-client";
 
 /// The Job that shows a preload.
@@ -80,6 +78,11 @@ pub fn job(dataset_uid: &str, revision: i64) -> String {
 pub fn node_host(policy_uid: &str) -> String {
     format!("node.{policy_uid}.forebay.dev")
 }
+
+/// Whom the token of a cache node's pod is for: no API server takes it.
+pub const NODE_AUDIENCE: &str = "node.forebay.dev";
+/// Where a node's pod has that token, and whom to believe.
+pub const IDENTITY_FOLDER: &str = "/etc/forebay/identity";
 
 /// What the operator's own certificate is made out to.
 pub const OPERATOR_HOST: &str = "operator.forebay.dev";

@@ -1,4 +1,4 @@
-//! Cache nodes that are configured alike, as three objects of one name: DaemonSet, configuration, certificates.
+//! Cache nodes that are configured alike, as two objects of one name: DaemonSet and configuration.
 //! Knows how a cache node's pod looks. Does not know who asks for it: a CachePolicy, or `clients` for what no policy serves.
 //! Pure but for `apply`. Invariant: everything on a machine ends in the set's id: two sets never share a folder or a socket.
 
@@ -19,7 +19,7 @@ use crate::names;
 /// What the objects are made from.
 #[derive(Clone, Debug)]
 pub struct NodeSet {
-    /// Of all three.
+    /// Of both.
     pub name: String,
     /// Ends its folders on a machine, is the policy label of its pods, and part of the name in its certificates. Of the characters of a UID.
     pub id: String,
@@ -55,7 +55,7 @@ pub struct Placement {
     pub terms: Vec<Value>,
 }
 
-/// Not applied yet. Of the certificates only what the Secret is called: they are made when they are due, by `apply`.
+/// Not applied yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Built {
     pub name: String,

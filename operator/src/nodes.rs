@@ -4,6 +4,7 @@
 
 pub mod call;
 mod clients;
+mod enrol;
 pub mod follow;
 pub mod generation;
 mod places;
@@ -277,7 +278,7 @@ impl Hub {
     /// Keeps what a node answered, and wakes the data sets that are better or worse for it. `place` is where other nodes ask it for blocks.
     pub fn answered(&self, policy: &str, node: &str, place: Option<SocketAddr>, reply: SyncReply, now: Instant) {
         let mut inner = self.inner.lock();
-        let SyncReply { generation, node: _, datasets, tiers, refused, peers } = reply;
+        let SyncReply { generation, node: _, datasets, tiers, refused, peers, certificate_due: _ } = reply;
         let moved = place.is_some_and(|place| {
             let entry = inner.policies.entry(policy.to_owned()).or_default();
             let moved = entry.places.answered(node, &place.to_string(), &tiers, &peers);

@@ -30,7 +30,7 @@ use crate::error::{During, Error};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nodes::{DatasetKey, Hub};
-use crate::{cache_policy, clients, dataset, gate, lease, names, nodes, roll, taint};
+use crate::{cache_policy, clients, dataset, gate, lease, names, node_set, nodes, roll, taint};
 
 /// Passes at once: enough to hide the API server's latency, few enough not to burden it.
 const PASSES_MAX: u16 = 16;
@@ -163,6 +163,10 @@ async fn renew_authority(ctx: Arc<Context>) {
         tokio::time::sleep(AUTHORITY_EVERY).await;
         let renewed = match keep::load(&ctx.client, &ctx.settings.namespace, now()).await {
             Ok(authorities) => ctx.authority.renew(authorities, now()),
+            Err(error) => Err(error),
+        };
+        let renewed = match renewed {
+            Ok(()) => node_set::apply::publish_trusted(&ctx).await,
             Err(error) => Err(error),
         };
         if let Err(error) = renewed {

@@ -67,9 +67,9 @@ pub(super) struct ClusterArgs {
     /// Where the operator calls
     #[arg(long, default_value = "0.0.0.0:7070")]
     listen: SocketAddr,
-    /// Folder with tls.crt, tls.key and ca.crt
+    /// Folder with ca.crt, whose certificates are believed, and token, which proves to the operator which pod this is
     #[arg(long)]
-    certificates: PathBuf,
+    identity: PathBuf,
     /// Name of this machine, as Kubernetes knows it
     #[arg(long)]
     node: String,
@@ -108,7 +108,7 @@ pub(super) fn prepare_folders(args: &PrepareFoldersArgs) -> Result<Exit, Failure
 
 pub(super) fn cluster(args: ClusterArgs) -> Result<Exit, Failure> {
     protect()?;
-    let ClusterArgs { config, run: folder, listen, certificates, node, peers, cache } = args;
+    let ClusterArgs { config, run: folder, listen, identity, node, peers, cache } = args;
     let node = NodeName::new(&node)
         .ok_or_else(|| Failure::new(Exit::Usage, format!("--node `{}` is no name of a machine in Kubernetes", node.escape_debug())))?;
     let shared = peers.zip(cache).map(|(listen, name)| cluster::SharedCache { listen, name });
@@ -119,7 +119,7 @@ pub(super) fn cluster(args: ClusterArgs) -> Result<Exit, Failure> {
     settings::ensure_writable(&config)?;
     let log = logging::init(format(&config), &config.log.level).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let metrics = config.metrics;
-    let setup = cluster::Setup { config, run: folder, listen, certificates, node, shared, log };
+    let setup = cluster::Setup { config, run: folder, listen, identity, node, shared, log };
     match run::run(metrics, |parts| cluster::run(setup, parts))?? {
         cluster::Ended::Stopped => Ok(Exit::Ok),
         cluster::Ended::StartAgain => Err(start_again()),

@@ -5,15 +5,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_daemon::identity::{self, Identity};
+use forebay_daemon::identity;
 use forebay_wire::control_service as wire;
 use forebay_wire::control_service::control_server::{Control, ControlServer};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::certificate::{Certificate, CertificateError};
 use super::{Cluster, Served};
 use crate::control::{Control as _, PreloadState};
+use crate::fill::chain;
 use crate::refresh::Trouble;
 
 /// The DNS name in the operator's certificate.
@@ -23,12 +25,8 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const PROBLEM_SAMPLES: usize = 10;
 
 /// Serves until `stop` returns.
-pub(super) async fn serve(
-    listener: TcpListener,
-    identity: Arc<Identity>,
-    cluster: Arc<Cluster>,
-    stop: impl Future<Output = ()>,
-) -> io::Result<()> {
+pub(super) async fn serve(listener: TcpListener, cluster: Arc<Cluster>, stop: impl Future<Output = ()>) -> io::Result<()> {
+    let identity = cluster.certificate.identity().clone();
     let service = ControlServer::new(Service(cluster)).max_decoding_message_size(MESSAGE_BYTES_MAX);
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -58,6 +56,29 @@ impl Control for Service {
             reply.peers = self.0.peers();
         }
         Ok(Response::new(reply))
+    }
+
+    async fn request_certificate(&self, _: Request<wire::CertificateRequest>) -> Result<Response<wire::CertificateRequestReply>, Status> {
+        self.certificate(|certificate| certificate.request()).await
+    }
+
+    async fn take_certificate(&self, request: Request<wire::CertificateOffer>) -> Result<Response<wire::CertificateOfferReply>, Status> {
+        let offered = request.into_inner().certificate;
+        self.certificate(move |certificate| certificate.take(&offered).map(|()| wire::CertificateOfferReply {})).await
+    }
+}
+
+impl Service {
+    async fn certificate<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Certificate) -> Result<T, CertificateError> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let cluster = self.0.clone();
+        match tokio::task::spawn_blocking(move || ask(&cluster.certificate)).await {
+            Ok(Ok(answer)) => Ok(Response::new(answer)),
+            Ok(Err(error)) => Err(Status::failed_precondition(chain(&error))),
+            Err(_) => Err(Status::unavailable("the node is stopping")),
+        }
     }
 }
 
@@ -99,6 +120,7 @@ impl Cluster {
             tiers: status.tiers.into_iter().map(Into::into).collect(),
             refused: String::new(),
             peers: Vec::new(),
+            certificate_due: self.certificate.is_due(),
         }
     }
 

@@ -3,18 +3,21 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_wire::control_service::control_client::ControlClient;
-use forebay_wire::control_service::{Desired, DesiredDataset, ObservedDataset, Peer, Problem, SyncReply, SyncRequest};
+use forebay_wire::control_service::{
+    CertificateOffer, CertificateRequest, Desired, DesiredDataset, ObservedDataset, Peer, Problem, SyncReply, SyncRequest,
+};
 use forebay_wire::node_service::PreloadState;
 use forebay_wire::volume_service::volumes_client::VolumesClient;
 use forebay_wire::volume_service::{AttachRequest, VolumeRef};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 use tokio::runtime::Runtime;
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -69,12 +72,14 @@ impl Node {
 
     fn start_as(name: &'static str, authority: Arc<Authority>, peers: Option<String>, tier: &str, rest: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        for name in ["bucket", "cache", "run", "tls", "mount"] {
+        for name in ["bucket", "cache", "run", "run/identity", "identity", "mount"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
+        // As if it had run before: what it was given then is good.
         let (certificate, key) = authority.sign(NODE);
-        for (name, text) in [("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &authority.0.pem())] {
-            fs::write(folder.path().join("tls").join(name), text).unwrap();
+        let files = [("run/identity/tls.crt", certificate), ("run/identity/tls.key", key), ("identity/ca.crt", authority.0.pem())];
+        for (name, text) in files.into_iter().chain([("identity/token", "a token\n".to_owned())]) {
+            fs::write(folder.path().join(name), text).unwrap();
         }
         for file in 1..=4_u8 {
             fs::write(folder.path().join("bucket").join(format!("f{file}")), vec![file; BYTES]).unwrap();
@@ -101,7 +106,7 @@ impl Node {
         if let Some(peers) = &self.peers {
             command.args(["--peers", peers, "--cache", NODE]);
         }
-        for (flag, name) in [("--config", "node.yaml"), ("--run", "run"), ("--certificates", "tls")] {
+        for (flag, name) in [("--config", "node.yaml"), ("--run", "run"), ("--identity", "identity")] {
             command.arg(flag).arg(self.path(name));
         }
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
@@ -456,15 +461,36 @@ fn only_the_operator_is_heard() {
     assert!(!call(node.runtime.block_on(plain.connect())), "without TLS");
     assert!(node.log().contains("a caller was refused"));
     // Replaced while the node runs: the old authority is no longer believed.
-    let (certificate, key) = strangers.sign(NODE);
-    for (name, text) in [("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &strangers.0.pem())] {
-        write(&node.path("tls").join(name), text);
-    }
-    wait_until("the other certificates", || !call(node.channel(&node.authority, OPERATOR)));
+    let next = node.path("identity/ca.next");
+    fs::write(&next, strangers.0.pem()).unwrap();
+    fs::rename(&next, node.path("identity/ca.crt")).unwrap();
+    wait_until("another authority", || !call(node.channel(&node.authority, OPERATOR)));
 }
 
-fn write(path: &Path, text: &str) {
-    let next = path.with_extension("next");
-    fs::write(&next, text).unwrap();
-    fs::rename(&next, path).unwrap();
+#[test]
+fn a_certificate_is_asked_for_and_goes_on_after_a_restart() {
+    let mut node = Node::start();
+    let authority = node.authority.clone();
+    let call = |node: &Node| ControlClient::new(node.channel(&authority, OPERATOR).unwrap());
+    let due = |node: &Node| node.runtime.block_on(call(node).sync(SyncRequest::default())).unwrap().into_inner().certificate_due;
+    assert!(!due(&node));
+    let offer = |node: &Node, hours_ago: i64| {
+        let asked = node.runtime.block_on(call(node).request_certificate(CertificateRequest {})).unwrap().into_inner();
+        assert_eq!(asked.token, "a token");
+        let mut request = CertificateSigningRequestParams::from_pem(&asked.request).unwrap();
+        request.params = CertificateParams::new(vec![NODE.to_owned()]).unwrap();
+        let since = OffsetDateTime::now_utc() - time::Duration::hours(hours_ago);
+        (request.params.not_before, request.params.not_after) = (since, since + time::Duration::hours(24));
+        let certificate = request.signed_by(&authority.0).unwrap().pem();
+        node.runtime.block_on(call(node).take_certificate(CertificateOffer { certificate }))
+    };
+    offer(&node, 13).unwrap();
+    assert!(due(&node), "half of its life is over");
+    node.kill();
+    node.run();
+    assert!(due(&node), "what it was given is what it shows");
+    offer(&node, 1).unwrap();
+    assert!(!due(&node));
+    let wrong = node.runtime.block_on(call(&node).take_certificate(CertificateOffer { certificate: authority.sign(NODE).0 }));
+    assert!(wrong.unwrap_err().message().contains("no certificate was asked for"));
 }

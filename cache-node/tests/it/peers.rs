@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use forebay_node::control::PreloadState;
-use forebay_node::node::Node;
+use forebay_node::node::{Node, Towards};
 use forebay_peer::{BlockRef, DatasetId, FreeRequest, ManifestRequest, PeerError, PeerLimits, ReadRequest, Refusal, Want};
 use forebay_wire::block::{BlockId, BlockIndex, Extent, ObjectRef};
 use forebay_wire::dataset_spec::Eviction;
@@ -106,7 +106,7 @@ pub(crate) async fn serve_all_of(cache: &Cache, numbers: &[usize], source: &Arc<
 fn start(config: NodeConfig) -> Arc<Node> {
     let seconds = Duration::from_secs;
     let limits = PeerLimits { connect: seconds(20), silence: seconds(20), hedge_min: seconds(20), ..PeerLimits::default() };
-    Node::start_with(config, Eviction::Hold, tokio::runtime::Handle::current(), limits).unwrap()
+    Node::start_towards(config, Eviction::Hold, tokio::runtime::Handle::current(), Towards { limits, ..Towards::default() }).unwrap()
 }
 
 pub(crate) async fn wait_for(what: &str, condition: impl Fn() -> bool) {

@@ -1,19 +1,15 @@
-//! Brings the API server to what was built. Certificates are made here, when there is none or it is due.
-//! Invariant: a certificate is renewed at half of its life, and whenever what is to be trusted changed.
+//! Brings the API server to what was built, and to what every node needs: whom to believe.
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Built;
-use crate::authority::{CERTIFICATE_LIFE, Certified, is_due};
-use crate::context::{Context, now};
+use crate::context::Context;
 use crate::dataset::apply::{delete, put};
-use crate::error::{During, Error};
+use crate::error::Error;
 use crate::names;
 use crate::nodes::generation;
 
@@ -21,7 +17,7 @@ use crate::nodes::generation;
 pub async fn apply(ctx: &Context, built: &Built) -> Result<(), Error> {
     let namespace = &ctx.settings.namespace;
     let Built { name, id, .. } = built;
-    secret(ctx, built).await?;
+    publish_trusted(ctx).await?;
     let maps: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace);
     let sets: Api<DaemonSet> = Api::namespaced(ctx.client.clone(), namespace);
     let wanted = generation::of_text(&format!("{}\n{}", built.config_map, built.daemon_set));
@@ -44,83 +40,26 @@ pub async fn apply(ctx: &Context, built: &Built) -> Result<(), Error> {
 pub async fn remove(ctx: &Context, name: &str, id: &str) -> Result<(), Error> {
     let namespace = &ctx.settings.namespace;
     delete(&Api::<DaemonSet>::namespaced(ctx.client.clone(), namespace), name).await?;
-    delete(&Api::<Secret>::namespaced(ctx.client.clone(), namespace), name).await?;
     delete(&Api::<ConfigMap>::namespaced(ctx.client.clone(), namespace), name).await?;
-    // Should it come back, its certificates are looked for at once.
     ctx.memory.forget(id);
     Ok(())
 }
 
-async fn secret(ctx: &Context, built: &Built) -> Result<(), Error> {
-    let Built { name, id, .. } = built;
-    if !ctx.memory.may_look_at_certificate(id) {
+/// The ConfigMap that every node's pod mounts, when it isn't what it should be.
+pub async fn publish_trusted(ctx: &Context) -> Result<(), Error> {
+    let (namespace, name) = (&ctx.settings.namespace, names::AUTHORITY_SECRET);
+    let bundle = ctx.authority.bundle();
+    let found = ctx.stores.config_maps.get(&ObjectRef::<ConfigMap>::new(name).within(namespace));
+    if found.is_some_and(|map| map.data.as_ref().and_then(|data| data.get("ca.crt")) == Some(&bundle)) {
         return Ok(());
     }
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.settings.namespace);
-    let found = api.get_opt(name).await.during(|| format!("read the Secret {name}"))?;
-    let now = now();
-    if !found.is_some_and(|secret| is_good(&secret, id, &ctx.authority.bundle(), now)) {
-        let (certified, trusted) = ctx.authority.certify(&names::node_host(id), now)?;
-        let object = object(&built.metadata, &certified, &trusted, now);
-        put(&api, name, &object, &format!("apply the Secret {name}")).await?;
-        tracing::info!(secret = name, "a certificate was made");
-    }
-    ctx.memory.looked_at_certificate(id);
-    Ok(())
-}
-
-fn object(metadata: &Value, certified: &Certified, trusted: &str, now: u64) -> Value {
-    let mut metadata = metadata.clone();
-    metadata["annotations"] = json!({ names::SINCE_ANNOTATION: now.to_string() });
-    json!({
+    let maps: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace);
+    let labels = json!({ names::NAME_LABEL: "forebay", names::MANAGED_BY_LABEL: names::FIELD_MANAGER });
+    let object = json!({
         "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": metadata,
-        "type": "Opaque",
-        "data": {
-            "tls.crt": ByteString(certified.certificate.clone().into_bytes()),
-            "tls.key": ByteString(certified.key.clone().into_bytes()),
-            "ca.crt": ByteString(trusted.to_owned().into_bytes()),
-        },
-    })
-}
-
-/// Of this very set, young enough, and trusting what is in force now.
-fn is_good(secret: &Secret, id: &str, trusted: &str, now: u64) -> bool {
-    let since: Option<u64> = secret.annotations().get(names::SINCE_ANNOTATION).and_then(|since| since.parse().ok());
-    let data = secret.data.as_ref();
-    let has = |key: &str| data.and_then(|data| data.get(key)).is_some_and(|value| !value.0.is_empty());
-    let bundle = data.and_then(|data| data.get("ca.crt"));
-    secret.labels().get(names::POLICY_LABEL).is_some_and(|found| found == id)
-        && since.is_some_and(|since| since <= now && !is_due(since, CERTIFICATE_LIFE, now))
-        && bundle.is_some_and(|bundle| bundle.0 == trusted.as_bytes())
-        && has("tls.crt")
-        && has("tls.key")
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    #[test]
-    fn a_certificate_is_good_until_half_of_its_life_and_for_one_set() {
-        let now = 1_800_000_000;
-        let half = CERTIFICATE_LIFE.as_secs() / 2;
-        let check = |since: &str, id: &str, bundle: &str, expected: bool| {
-            let secret: Secret = serde_json::from_value(json!({
-                "metadata": { "labels": { names::POLICY_LABEL: "p" }, "annotations": { names::SINCE_ANNOTATION: since } },
-                "data": { "tls.crt": "YQ==", "tls.key": "YQ==", "ca.crt": "Y2E=" }
-            }))
-            .unwrap();
-            assert_eq!(is_good(&secret, id, bundle, now), expected, "{since} {id} {bundle}");
-        };
-        check(&(now - 1).to_string(), "p", "ca", true);
-        check(&(now - half + 1).to_string(), "p", "ca", true);
-        check(&(now - half).to_string(), "p", "ca", false);
-        check(&(now + 10).to_string(), "p", "ca", false);
-        check(&now.to_string(), "q", "ca", false);
-        check(&now.to_string(), "p", "ca and another", false);
-        check("yesterday", "p", "ca", false);
-    }
+        "kind": "ConfigMap",
+        "metadata": { "name": name, "namespace": namespace, "labels": labels },
+        "data": { "ca.crt": bundle },
+    });
+    put(&maps, name, &object, &format!("apply the ConfigMap {name}")).await.map(drop)
 }

@@ -9,6 +9,9 @@ use crate::context::Settings;
 use crate::names;
 use crate::nodes::generation;
 
+/// Kubelet renews a token at four fifths of its life. Shorter than ten minutes isn't allowed.
+const TOKEN_SECONDS: u32 = 3600;
+
 pub(super) fn build(set: &NodeSet, metadata: &Value, settings: &Settings, config: &str) -> Value {
     let mut spec = pod(set, settings);
     // Affinity isn't part of it: a node that changes hands restarts nobody else's cache.
@@ -88,13 +91,17 @@ fn bytes(text: &str) -> u64 {
     text.parse::<ByteSize>().map_or(0, ByteSize::bytes)
 }
 
+/// What a node needs to get its certificate from the operator: the pod's token, which kubelet renews, and whom to believe.
+fn identity() -> Value {
+    let token = json!({ "serviceAccountToken": { "audience": names::NODE_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token" } });
+    let trusted = json!({ "configMap": { "name": names::AUTHORITY_SECRET, "items": [{ "key": "ca.crt", "path": "ca.crt" }] } });
+    json!({ "name": "identity", "projected": { "defaultMode": 0o440, "sources": [token, trusted] } })
+}
+
 fn pod(set: &NodeSet, settings: &Settings) -> Value {
     let run = format!("{RUN_FOLDER}/{}", set.id);
     let folders = folders(set, &run);
-    let mut volumes = vec![
-        json!({ "name": "config", "configMap": { "name": set.name } }),
-        json!({ "name": "tls", "secret": { "secretName": set.name, "defaultMode": 0o440 } }),
-    ];
+    let mut volumes = vec![json!({ "name": "config", "configMap": { "name": set.name } }), identity()];
     volumes.extend(folders.volumes.iter().cloned());
     let startup = json!({ "key": names::STARTUP_TAINT, "operator": "Exists" });
     let given = set.placement.tolerations.iter().filter_map(|toleration| serde_json::to_value(toleration).ok());
@@ -156,11 +163,11 @@ fn node(set: &NodeSet, settings: &Settings, folders: &Folders, run: &str) -> Val
     let probe = |path: &str, period: u32, failures: u32| json!({ "httpGet": { "path": path, "port": "metrics" }, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 5 });
     let mut mounts = folders.mounts.clone();
     mounts.push(json!({ "name": "config", "mountPath": "/etc/forebay/node.yaml", "subPath": "node.yaml", "readOnly": true }));
-    mounts.push(json!({ "name": "tls", "mountPath": "/etc/forebay/tls", "readOnly": true }));
+    mounts.push(json!({ "name": "identity", "mountPath": names::IDENTITY_FOLDER, "readOnly": true }));
     let at = |port: u16| format!("0.0.0.0:{port}");
     let (control, peers, cache) = (at(names::CONTROL_PORT), at(names::PEERS_PORT), names::node_host(&set.id));
     let mut command = vec!["forebay-node", "cluster", "--config", "/etc/forebay/node.yaml", "--run", run];
-    command.extend(["--listen", &control, "--certificates", "/etc/forebay/tls", "--node", "$(NODE_NAME)"]);
+    command.extend(["--listen", &control, "--identity", names::IDENTITY_FOLDER, "--node", "$(NODE_NAME)"]);
     let mut ports = vec![(names::CONTROL_PORT_NAME, names::CONTROL_PORT), ("metrics", names::METRICS_PORT)];
     // Nodes that no policy has are not one cache: each reads for its own pods.
     if set.policy.is_some() {

@@ -14,9 +14,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
+use tonic::Code;
 
 use super::SILENT_AFTER;
 use super::call::Node;
+use super::enrol::{self, EnrolError};
 use crate::context::Context;
 use crate::names;
 use crate::run::watch;
@@ -107,6 +109,27 @@ impl<K: kube::Resource> Uid for K {
     }
 }
 
+/// Tells once for each cause why a node has no certificate.
+#[derive(Default)]
+struct Certify(String);
+
+impl Certify {
+    /// Whether it has one.
+    fn tell(&mut self, target: &Target, outcome: Result<(), EnrolError>) -> bool {
+        let text = match outcome {
+            Ok(()) => String::new(),
+            // That it doesn't answer is told elsewhere.
+            Err(EnrolError::Connect(_)) => return false,
+            Err(error) => chain(&error).to_string(),
+        };
+        if !text.is_empty() && text != self.0 {
+            tracing::warn!(node = target.node, address = %target.address, error = text, "a node can't be given a certificate");
+        }
+        self.0 = text;
+        self.0.is_empty()
+    }
+}
+
 /// Calls one node for ever.
 async fn one(ctx: Arc<Context>, target: Target) {
     let mut tick = tokio::time::interval(ctx.settings.sync_every);
@@ -116,6 +139,7 @@ async fn one(ctx: Arc<Context>, target: Target) {
     let mut acknowledged = String::new();
     let mut answered = Instant::now();
     let mut failing = false;
+    let mut certify = Certify::default();
     loop {
         let is_due = tokio::select! {
             _ = tick.tick() => true,
@@ -145,6 +169,9 @@ async fn one(ctx: Arc<Context>, target: Target) {
         let sent = request.desired.is_some();
         match node.sync(request).await {
             Ok(reply) => {
+                if reply.certificate_due {
+                    certify.tell(&target, enrol::renew(&ctx, &target, &mut node).await);
+                }
                 if failing || (sent && reply.generation != acknowledged) {
                     tracing::info!(node = target.node, generation = reply.generation, "a node knows what is desired");
                 }
@@ -164,6 +191,13 @@ async fn one(ctx: Arc<Context>, target: Target) {
                     tracing::warn!(node = target.node, address = %target.address, error = %chain(&status), "a node doesn't answer");
                 }
                 failing = true;
+                // Whoever answers there may only lack a certificate that we believe.
+                if status.code() == Code::Unavailable {
+                    let enrolled = enrol::enrol(&ctx, &target, &credentials).await;
+                    if certify.tell(&target, enrolled) {
+                        tick.reset_immediately();
+                    }
+                }
                 if answered.elapsed() >= SILENT_AFTER {
                     ctx.hub.lost(&target.policy_uid, &target.node);
                 }

@@ -10,7 +10,7 @@ use forebay_api::condition::{ConditionType, find};
 use forebay_api::{CachePolicy, Dataset};
 use forebay_daemon::shutdown::Shutdown;
 use forebay_operator::{names, run};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -72,6 +72,9 @@ async fn prepare(client: &Client) {
         tokio::time::timeout(LIMIT, await_condition(crds.clone(), &name, conditions::is_crd_established())).await.unwrap().unwrap();
     }
     create_namespace(client, &settings().namespace).await;
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &settings().namespace);
+    let account = json!({ "metadata": { "name": settings().node_service_account } });
+    accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
     // There before the operator is: the first pass over it waits until everything was read.
     make_policy(client, EARLY, EARLY).await;
 }

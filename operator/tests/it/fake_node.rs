@@ -1,21 +1,27 @@
 //! A FAKE cache node: a Control server that keeps what it is told and answers what a test sets. There is no kubelet here that could run a real one.
-//! Its certificates are the ones that the operator made for its policy, unless a test gives it others.
+//! It gets its certificate as a real one does, with the token that kubelet would give its pod, unless a test has it show another.
 
 use std::sync::{Arc, Mutex};
 
+use forebay_daemon::identity;
+use forebay_daemon::identity::issued::Issued;
 use forebay_operator::names;
 use forebay_wire::control_service::control_server::{Control, ControlServer};
-use forebay_wire::control_service::{Desired, ObservedDataset, SyncReply, SyncRequest};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use forebay_wire::control_service::{
+    CertificateOffer, CertificateOfferReply, CertificateRequest, CertificateRequestReply, Desired, ObservedDataset, SyncReply, SyncRequest,
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::api_server::{World, node_object, until};
+use crate::golden::settings;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
@@ -26,6 +32,11 @@ pub(crate) struct State {
     pub(crate) desired: Option<Desired>,
     /// What it says of each data set that it was told of.
     pub(crate) says: ObservedDataset,
+    /// How often it was asked who it is, and given a certificate.
+    pub(crate) asked: usize,
+    pub(crate) certificates: usize,
+    /// Says that half of the life of the one that it has is over.
+    pub(crate) wants_certificate: bool,
 }
 
 pub(crate) struct FakeNode {
@@ -35,13 +46,17 @@ pub(crate) struct FakeNode {
     server: JoinHandle<()>,
 }
 
-struct Service(Arc<Mutex<State>>);
+struct Service {
+    state: Arc<Mutex<State>>,
+    issued: Arc<Issued>,
+    token: String,
+}
 
 #[tonic::async_trait]
 impl Control for Service {
     async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncReply>, Status> {
         let SyncRequest { generation, desired } = request.into_inner();
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
         state.calls += 1;
         if let Some(desired) = desired {
             state.told += 1;
@@ -56,50 +71,95 @@ impl Control for Service {
             used_bytes: 1 << 30,
             ..Default::default()
         };
-        Ok(Response::new(SyncReply { generation: state.generation.clone(), datasets, tiers: vec![tier], ..SyncReply::default() }))
+        let certificate_due = state.wants_certificate;
+        Ok(Response::new(SyncReply {
+            generation: state.generation.clone(),
+            datasets,
+            tiers: vec![tier],
+            certificate_due,
+            ..SyncReply::default()
+        }))
+    }
+
+    async fn request_certificate(&self, _: Request<CertificateRequest>) -> Result<Response<CertificateRequestReply>, Status> {
+        self.state.lock().unwrap().asked += 1;
+        Ok(Response::new(CertificateRequestReply { request: self.issued.request().unwrap(), token: self.token.clone() }))
+    }
+
+    async fn take_certificate(&self, request: Request<CertificateOffer>) -> Result<Response<CertificateOfferReply>, Status> {
+        self.issued.take(&request.into_inner().certificate).unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.certificates += 1;
+        state.wants_certificate = false;
+        Ok(Response::new(CertificateOfferReply {}))
     }
 }
 
-/// PEM: certificate, key, what it trusts.
-pub(crate) type Pem = (Vec<u8>, Vec<u8>, Vec<u8>);
+/// What it shows when it is asked who it is.
+#[derive(Clone, Copy)]
+pub(crate) enum Proof {
+    /// A token of its pod, as kubelet would have it.
+    Token,
+    /// A token of its pod that is for the API server.
+    ForOthers,
+    /// A token of this other pod of ours.
+    OfPod(&'static str),
+    MadeUp,
+}
 
-async fn made_for(world: &World, object: &str) -> Pem {
-    let secrets: Api<Secret> = world.own();
-    let secret = until("the certificates", || async { secrets.get_opt(object).await.unwrap() }).await;
-    let data = secret.data.unwrap();
-    let file = |key: &str| data[key].0.clone();
-    (file("tls.crt"), file("tls.key"), file("ca.crt"))
+/// As kubelet asks for it.
+async fn token(world: &World, pods: &Api<Pod>, pod: &str, audience: &str) -> String {
+    let uid = pods.get(pod).await.unwrap().uid();
+    let bound = json!({ "kind": "Pod", "apiVersion": "v1", "name": pod, "uid": uid });
+    let spec = json!({ "spec": { "audiences": [audience], "expirationSeconds": 3600, "boundObjectRef": bound } });
+    let request = serde_json::from_value(spec).unwrap();
+    let accounts: Api<ServiceAccount> = world.own();
+    let made = accounts.create_token_request(&settings().node_service_account, &PostParams::default(), &request).await.unwrap();
+    made.status.unwrap().token.unwrap()
 }
 
 impl FakeNode {
-    /// With the certificates that the operator made for the policy of `world`.
+    /// Of the policy of `world`.
     pub(crate) async fn start(world: &World) -> Self {
-        let pem = made_for(world, &node_object(world)).await;
-        Self::start_with(world, pem).await
+        Self::start_with(world, Proof::Token).await
     }
 
-    /// With those that it made for clients.
+    /// One that no policy has.
     pub(crate) async fn start_client(world: &World) -> Self {
-        let pem = made_for(world, names::CLIENT_OBJECT).await;
-        Self::start_as(world, format!("{}-client", world.node), names::CLIENT, pem).await
+        Self::start_as(world, format!("{}-client", world.node), names::CLIENT, Proof::Token).await
     }
 
-    pub(crate) async fn start_with(world: &World, pem: Pem) -> Self {
+    pub(crate) async fn start_with(world: &World, proof: Proof) -> Self {
         let policies: Api<forebay_api::CachePolicy> = Api::all(world.client.clone());
         let uid = policies.get(&world.policy).await.unwrap().uid().unwrap();
-        Self::start_as(world, format!("{}-0", node_object(world)), &uid, pem).await
+        Self::start_as(world, format!("{}-0", node_object(world)), &uid, proof).await
     }
 
-    async fn start_as(world: &World, pod: String, policy_uid: &str, (certificate, key, trusted): Pem) -> Self {
+    async fn start_as(world: &World, pod: String, policy_uid: &str, proof: Proof) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
-        let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)).client_ca_root(Certificate::from_pem(trusted));
-        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = incoming.local_addr().unwrap();
-        let service = ControlServer::new(Service(state.clone()));
-        let server = Server::builder().tls_config(tls).unwrap().add_service(service).serve_with_incoming(incoming);
-        let server = tokio::spawn(async move { server.await.unwrap() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
         let pods = world.own::<Pod>();
-        Self::make_pod(world, &pods, &pod, policy_uid, address.port()).await;
+        // As a pod mounts it: there once the operator made it.
+        let maps: Api<ConfigMap> = world.own();
+        let trusted = until("whom to believe", || async { maps.get_opt(names::AUTHORITY_SECRET).await.unwrap() }).await;
+        Self::make_pod(world, &pods, &pod, policy_uid, port).await;
+        let token = match proof {
+            Proof::Token => token(world, &pods, &pod, names::NODE_AUDIENCE).await,
+            Proof::ForOthers => token(world, &pods, &pod, "https://kubernetes.default.svc").await,
+            Proof::OfPod(other) => token(world, &pods, other, names::NODE_AUDIENCE).await,
+            Proof::MadeUp => "made.up".to_owned(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.crt"), &trusted.data.unwrap()["ca.crt"]).unwrap();
+        let issued = Issued::load(folder.path(), &folder.path().join("kept")).unwrap();
+        let incoming = ReceiverStream::new(identity::incoming(listener, issued.identity().clone(), names::OPERATOR_HOST));
+        let service = ControlServer::new(Service { state: state.clone(), issued, token });
+        let server = Server::builder().add_service(service).serve_with_incoming(incoming);
+        let server = tokio::spawn(async move {
+            server.await.unwrap();
+            drop(folder);
+        });
         Self { state, pod, pods, server }
     }
 
@@ -109,6 +169,7 @@ impl FakeNode {
             "metadata": { "name": name, "labels": { names::COMPONENT_LABEL: names::NODE_COMPONENT, names::POLICY_LABEL: policy_uid } },
             "spec": {
                 "nodeName": world.node,
+                "serviceAccountName": settings().node_service_account,
                 "containers": [{ "name": "node", "image": "fake", "ports": [{ "name": names::CONTROL_PORT_NAME, "containerPort": port }] }]
             }
         });
@@ -121,6 +182,10 @@ impl FakeNode {
 
     pub(crate) fn says(&self, says: ObservedDataset) {
         self.state.lock().unwrap().says = says;
+    }
+
+    pub(crate) fn wants_certificate(&self) {
+        self.state.lock().unwrap().wants_certificate = true;
     }
 
     pub(crate) fn state(&self) -> State {

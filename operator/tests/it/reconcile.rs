@@ -5,7 +5,6 @@ use std::time::Duration;
 use forebay_api::CachePolicy;
 use forebay_api::condition::ConditionType::{Ready, Synced, Warm};
 use forebay_api::condition::find;
-use forebay_operator::authority::Authority;
 use forebay_operator::{gate, lease, names};
 use forebay_wire::node_service::PreloadState;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::api_server::{EARLY, LIMIT, World, node_object, until};
 use crate::conditions::{holding, listed};
-use crate::fake_node::FakeNode;
+use crate::fake_node::{FakeNode, Proof};
 
 const CANARY: &str = "canary-7c1f";
 
@@ -171,29 +170,33 @@ async fn a_policy_that_was_there_first_is_seen_as_well() {
 async fn a_stranger_that_poses_as_a_node_is_told_nothing() {
     let Some(world) = World::new("stranger").await else { return };
     world.dataset("imagenet", json!({ "source": "s3://imagenet/train/" })).await;
-    let policy = world.api_policy().await;
-    let foreign = Authority::make(forebay_operator::context::now()).unwrap();
-    let made_out = foreign.certify(&names::node_host(&policy.uid().unwrap()), forebay_operator::context::now()).unwrap();
-    let pem = (made_out.certificate.into_bytes(), made_out.key.into_bytes(), foreign.certificate.clone().into_bytes());
-    let stranger = FakeNode::start_with(&world, pem).await;
-    // As many rounds as a good node needs to be told, many times over.
-    let policies: Api<CachePolicy> = Api::all(world.client.clone());
-    let seen = tokio::time::timeout(
-        Duration::from_secs(3),
-        until("never", || async {
-            let status = policies.get(&world.policy).await.unwrap().status?;
-            (status.nodes?.ready > 0 || stranger.state().calls > 0).then_some(())
-        }),
-    )
-    .await;
-    assert!(seen.is_err(), "a stranger was called: {:?}", stranger.state());
-    stranger.stop().await;
-
-    // Nor does a certificate of another policy help.
+    // Another policy's, which is told what is its own.
     let Some(other) = World::new("stranger-2").await else { return };
-    let mistaken = FakeNode::start(&other).await;
-    mistaken.told("its own policy", |_| true).await;
-    mistaken.stop().await;
+    let honest = FakeNode::start(&other).await;
+    honest.told("its own policy", |_| true).await;
+    for proof in [Proof::MadeUp, Proof::ForOthers, Proof::OfPod("forebay-node-stranger-2-policy-0")] {
+        let stranger = FakeNode::start_with(&world, proof).await;
+        until("the question who it is", || async { (stranger.state().asked > 2).then_some(()) }).await;
+        let state = stranger.state();
+        assert_eq!((state.certificates, state.calls), (0, 0), "{state:?}");
+        assert_eq!(world.api_policy().await.status.and_then(|status| status.nodes).map_or(0, |nodes| nodes.ready), 0);
+        stranger.stop().await;
+    }
+    honest.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_gets_a_certificate_and_another_when_it_is_due() {
+    let Some(world) = World::new("certificate").await else { return };
+    let node = FakeNode::start(&world).await;
+    node.told("its policy", |_| true).await;
+    assert_eq!(node.state().certificates, 1);
+    node.wants_certificate();
+    until("another one", || async { (node.state().certificates == 2).then_some(()) }).await;
+    let calls = node.state().calls;
+    until("calls with it", || async { (node.state().calls > calls + 2).then_some(()) }).await;
+    assert_eq!(node.state().certificates, 2, "one that is good is left alone");
+    node.stop().await;
 }
 
 #[tokio::test]
