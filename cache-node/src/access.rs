@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use forebay_wire::dataset_spec::{CaBundleRef, Location, SourceSpec};
+use forebay_wire::dataset_spec::{CaBundleRef, Location, S3Location, SourceSpec};
 use forebay_wire::node_config::{AmbientCredentials, NodeConfig};
 use forebay_wire::reach::Reach;
-use forebay_wire::secret::{Credentials, Secret, SourceAccess};
+use forebay_wire::secret::{Credentials, IdentityToken, ROLE_ENTRY, Secret, SourceAccess, TOKEN_ENTRY, account_reference};
 
 /// No key of any provider is longer; a Google key file has some 3 KiB.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
@@ -25,6 +25,10 @@ pub enum AccessError {
     Read { origin: String, what: &'static str, path: PathBuf, cause: io::Error },
     #[error("{origin}: it names the {what} `{name}`, which isn't there: create it in the Dataset's namespace")]
     NotGiven { origin: String, what: &'static str, name: String },
+    #[error(
+        "{origin}: it names the service account `{account}` and no role: write `s3.roleARN`, or annotate the account with eks.amazonaws.com/role-arn"
+    )]
+    NoRole { origin: String, account: String },
     #[error("{origin}: the secret {name} lacks {key}: write the key's value into {entry}")]
     Incomplete { origin: String, name: String, key: &'static str, entry: String },
     #[error("{origin}: the {what}'s entry {entry} holds {problem}")]
@@ -51,10 +55,12 @@ pub fn resolve_from(spec: &SourceSpec, references: References<'_>, ambient: Ambi
         return Ok(SourceAccess { credentials: Credentials::Anonymous, ca_bundle: None, reach: Reach::Anywhere });
     };
     let lookup = Lookup { origin: spec.to_string(), references };
-    let credentials = match &spec.secret {
-        Some(name) => Credentials::Keys(lookup.keys(name)?),
-        None if s3.anonymous || ambient == AmbientCredentials::Deny => Credentials::Anonymous,
-        None => Credentials::Ambient,
+    let credentials = match (&spec.secret, &spec.service_account) {
+        (Some(name), _) => Credentials::Keys(lookup.keys(name)?),
+        // Elsewhere the machine is what a service account is in a cluster.
+        (None, Some(account)) if matches!(references, References::Given(_)) => Credentials::Token(lookup.token(account, s3)?),
+        (None, _) if s3.anonymous || ambient == AmbientCredentials::Deny => Credentials::Anonymous,
+        (None, _) => Credentials::Ambient,
     };
     let ca_bundle = match &s3.ca_bundle {
         Some(reference) => Some(lookup.ca_bundle(reference)?),
@@ -91,6 +97,22 @@ impl Lookup<'_> {
             }
         }
         Ok(keys)
+    }
+
+    /// Of the service account, as the operator hands it over.
+    fn token(&self, account: &str, s3: &S3Location) -> Result<IdentityToken, AccessError> {
+        const WHAT: &str = "service account";
+        let entries = match self.references {
+            References::Given(given) => given.get(&account_reference(account)),
+            References::Folder(_) => None,
+        };
+        let entry = |name: &str| entries.and_then(|entries| entries.get(name)).and_then(|value| String::from_utf8(value.clone()).ok());
+        let token = entry(TOKEN_ENTRY).ok_or_else(|| self.not_given(WHAT, account))?;
+        let role_arn = s3.role_arn.clone().or_else(|| entry(ROLE_ENTRY));
+        if role_arn.is_none() && s3.endpoint.is_none() {
+            return Err(AccessError::NoRole { origin: self.origin.clone(), account: account.to_owned() });
+        }
+        Ok(IdentityToken { token: Secret::new(token), role_arn })
     }
 
     fn entries(&self, name: &str) -> Result<BTreeMap<String, Vec<u8>>, AccessError> {
@@ -221,6 +243,27 @@ mod tests {
         given.get_mut("s3").unwrap().insert("AWS_SECRET_ACCESS_KEY".to_owned(), CANARY.into());
         let Credentials::Keys(keys) = resolve(&given).unwrap().credentials else { panic!("no keys") };
         assert_eq!(keys["AWS_SECRET_ACCESS_KEY"].expose(), CANARY);
+    }
+
+    #[test]
+    fn a_service_accounts_token_is_shown_for_a_role() {
+        let resolve = |rest: &str, entries: &[(&str, &str)]| {
+            let entries = entries.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect();
+            let given = BTreeMap::from([(account_reference("reader"), entries)]);
+            let spec = spec(&format!("  serviceAccountName: reader\n{rest}"));
+            resolve_from(&spec, References::Given(&given), AmbientCredentials::Allow).map(|access| access.credentials)
+        };
+        let role = |credentials| match credentials {
+            Ok(Credentials::Token(token)) if token.token.expose() == CANARY => token.role_arn,
+            other => panic!("{other:?}"),
+        };
+        let token = (TOKEN_ENTRY, CANARY);
+        assert_eq!(role(resolve("", &[token, (ROLE_ENTRY, "arn:aws:iam::1:role/a")])).as_deref(), Some("arn:aws:iam::1:role/a"));
+        let named = "  s3: { roleARN: \"arn:aws:iam::123456789012:role/b\" }\n";
+        assert_eq!(role(resolve(named, &[token, (ROLE_ENTRY, "a")])).as_deref(), Some("arn:aws:iam::123456789012:role/b"));
+        assert_eq!(role(resolve("  s3: { endpoint: \"https://minio.corp\" }\n", &[token])), None);
+        assert!(matches!(resolve("", &[token]), Err(AccessError::NoRole { .. })));
+        assert!(resolve("", &[]).unwrap_err().to_string().contains("the service account `reader`, which isn't there"));
     }
 
     #[test]

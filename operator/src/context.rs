@@ -13,6 +13,7 @@ use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 
 use crate::authority::Keeper;
+use crate::dataset::account::Tokens;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nodes::Hub;
@@ -88,6 +89,7 @@ pub struct Context {
     /// UID of the leader's Lease: what the pre-delete hook marks objects with.
     pub lease_uid: String,
     pub memory: Memory,
+    pub tokens: Tokens,
 }
 
 /// Unix seconds.

@@ -2,6 +2,7 @@
 //! Knows the order of the steps. Does not know what any of them decides.
 //! Invariant: the status is written after every pass, above all after one that failed.
 
+pub mod account;
 pub mod allowed;
 pub mod apply;
 pub mod build;
@@ -132,7 +133,7 @@ fn next_look(dataset: &Dataset, observed: &Observed, references_every: Duration)
     if observed.missing.is_some() || observed.nodes.iter().any(refused) {
         return references_every.min(MISSING_EVERY);
     }
-    if reference::of(&dataset.spec).is_empty() { QUIET_MAX } else { references_every }
+    if reference::of(&dataset.spec).is_empty() && account::of(&dataset.spec).is_empty() { QUIET_MAX } else { references_every }
 }
 
 /// Whether an object carries the finalizer.

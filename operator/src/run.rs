@@ -26,6 +26,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::authority::{Keeper, keep};
 use crate::context::{Context, Settings, Stores, now};
+use crate::dataset::account::Tokens;
 use crate::error::{During, Error};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -92,6 +93,7 @@ async fn lead(client: Client, settings: Settings, metrics: Metrics, lease_uid: S
         metrics,
         lease_uid,
         memory: Memory::default(),
+        tokens: Tokens::default(),
     });
     let stop = shutdown.clone();
     tokio::select! {

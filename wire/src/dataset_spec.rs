@@ -43,6 +43,8 @@ pub struct SourceSpec {
     pub location: Location,
     /// Name of the secret that holds the provider's keys.
     pub secret: Option<String>,
+    /// Name of the Kubernetes service account that it is read as. Never beside a secret.
+    pub service_account: Option<String>,
 }
 
 /// Which storage, and what only that kind of storage knows.

@@ -41,6 +41,17 @@ pub enum Credentials {
     Anonymous,
     /// Keys under the provider's own names (`AWS_ACCESS_KEY_ID`, ...), as a Kubernetes Secret holds them.
     Keys(BTreeMap<String, Secret>),
+    /// Keys that the provider gives, for an hour or so, to who shows a token that it trusts.
+    Token(IdentityToken),
+}
+
+/// What AssumeRoleWithWebIdentity of AWS' STS takes, and what others do as it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityToken {
+    /// A JSON web token.
+    pub token: Secret,
+    /// `None`: the server tells the role from the token, as servers of one's own may.
+    pub role_arn: Option<String>,
 }
 
 /// What a source needs besides its spec: resolved from the references in it, in memory only.
@@ -51,6 +62,16 @@ pub struct SourceAccess {
     pub ca_bundle: Option<String>,
     pub reach: Reach,
 }
+
+/// Under which name what belongs to a service account is handed over: no Secret's name has a slash.
+pub fn account_reference(account: &str) -> String {
+    format!("serviceaccount/{account}")
+}
+
+/// Its token.
+pub const TOKEN_ENTRY: &str = "token";
+/// The role that its annotation names, if it does.
+pub const ROLE_ENTRY: &str = "roleARN";
 
 #[cfg(test)]
 mod tests {

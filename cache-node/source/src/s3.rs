@@ -3,6 +3,7 @@
 //! Invariant: before a byte of a body is handed on, the answer's ETag and range have been compared with what was asked.
 
 mod body;
+mod by_token;
 mod checksum;
 mod client;
 mod error;

@@ -72,9 +72,11 @@ fn of_source(error: &SourceError) -> Exit {
 
 fn of_access(error: &AccessError) -> Exit {
     match error {
-        AccessError::NoFolder { .. } | AccessError::NotGiven { .. } | AccessError::Incomplete { .. } | AccessError::Unusable { .. } => {
-            Exit::Usage
-        }
+        AccessError::NoFolder { .. }
+        | AccessError::NotGiven { .. }
+        | AccessError::NoRole { .. }
+        | AccessError::Incomplete { .. }
+        | AccessError::Unusable { .. } => Exit::Usage,
         AccessError::Read { cause, .. } if cause.kind() == std::io::ErrorKind::PermissionDenied => Exit::Permission,
         AccessError::Read { .. } => Exit::Usage,
     }

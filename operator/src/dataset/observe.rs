@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use forebay_api::{CachePolicy, Dataset};
 use forebay_wire::dataset_spec::Eviction;
+use forebay_wire::secret::account_reference;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, Secret};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
+use super::account;
 use super::policy::{self, PolicyProblem};
 use super::reference::{self, Entries, Missing};
 use crate::context::Context;
@@ -60,7 +62,13 @@ pub async fn observe(ctx: &Context, dataset: &Dataset) -> Result<Observed, Error
             references.insert(name.clone(), entries);
         }
     }
-    let missing = reference::check(&wanted, &references, &namespace);
+    let mut missing = reference::check(&wanted, &references, &namespace);
+    for name in account::of(&dataset.spec) {
+        match account::entries(ctx, &namespace, name).await? {
+            Ok(entries) => drop(references.insert(account_reference(name), entries)),
+            Err(problem) => missing = missing.or(Some(problem)),
+        }
+    }
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &namespace);
     let claim = claims.get_opt(&dataset.name_any()).await.during(|| format!("read the claim {}", dataset.name_any()))?;
     let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());

@@ -42,7 +42,6 @@ pub fn validate<'a>(dataset: &Dataset, observed: &'a Observed, api_server: &[Str
         reason: "InvalidSpec",
         message: problems.problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect::<Vec<_>>().join("; "),
     })?;
-    not_as_an_account(&dataset.spec)?;
     allowed::check(&dataset.spec, &policy.spec.allowed_sources, api_server)
         .map_err(|refused| Invalid { reason: "SourceNotAllowed", message: format!("{}: {}", refused.field, refused.message) })?;
     let claim = dataset.spec.volume.as_ref().and_then(|volume| volume.claim).unwrap_or_default();
@@ -53,20 +52,6 @@ pub fn validate<'a>(dataset: &Dataset, observed: &'a Observed, api_server: &[Str
         object_for_clients: object(dataset, &without_cache(&dataset.spec)),
         with_claim: claim == ClaimMode::Create,
     })
-}
-
-/// To read without the account that is named would be to read as somebody else: anonymously, or with the node's role.
-fn not_as_an_account(spec: &DatasetSpecFile) -> Result<(), Invalid> {
-    let whole = spec.service_account_name.iter().map(|_| "spec.serviceAccountName".to_owned());
-    let sources = spec.sources.iter().flatten().enumerate();
-    let each = sources.filter(|(_, source)| source.service_account_name.is_some());
-    match whole.chain(each.map(|(index, _)| format!("spec.sources[{index}].serviceAccountName"))).next() {
-        None => Ok(()),
-        Some(field) => Err(Invalid {
-            reason: "NotSupported",
-            message: format!("{field}: this version of Forebay can't read as a service account: name a Secret in `secretRef` instead"),
-        }),
-    }
 }
 
 /// The same data for a node that has next to no cache: nothing is loaded ahead of use, and what would be pinned is cached as it is read.

@@ -1,8 +1,9 @@
 //! What is wrong shows as a condition that says what to do, and recovers when it is mended.
 
 use forebay_api::condition::ConditionType::{Ready, SourceReachable, Stalled};
-use forebay_wire::control_service::Problem;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use forebay_wire::control_service::{Desired, Problem};
+use k8s_openapi::api::authentication::v1::TokenReview;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ServiceAccount};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
@@ -72,6 +73,30 @@ async fn a_claim_that_is_somebody_elses_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_service_account_that_is_missing_and_then_shows_its_token() {
+    let Some(world) = World::new("account").await else { return };
+    let node = FakeNode::start(&world).await;
+    world.dataset("a", json!({ "source": "s3://imagenet/", "serviceAccountName": "reader" })).await;
+    let message = world.condition("a", Stalled, "True", "ServiceAccountMissing").await;
+    assert!(message.contains("`reader` isn't there in the namespace `account`"), "{message}");
+    let role = "arn:aws:iam::123456789012:role/reader";
+    let account = json!({ "metadata": { "name": "reader", "annotations": { "eks.amazonaws.com/role-arn": role } } });
+    let accounts: Api<ServiceAccount> = world.api();
+    accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
+    let entries = |desired: &Desired| desired.datasets.first()?.references.get("serviceaccount/reader").cloned();
+    let told = node.told("the account", |desired| entries(desired).is_some()).await;
+    let entries = entries(&told).unwrap().entries;
+    assert_eq!(entries["roleARN"], role.as_bytes());
+    let review = json!({ "spec": { "token": String::from_utf8(entries["token"].clone()).unwrap(), "audiences": ["sts.amazonaws.com"] } });
+    let reviews: Api<TokenReview> = Api::all(world.client.clone());
+    let review = reviews.create(&PostParams::default(), &serde_json::from_value(review).unwrap()).await.unwrap().status.unwrap();
+    assert_eq!(review.user.unwrap().username.as_deref(), Some("system:serviceaccount:account:reader"));
+    let dataset = world.datasets().get("a").await.unwrap();
+    assert!(!serde_json::to_string(&dataset).unwrap().contains(std::str::from_utf8(&entries["token"]).unwrap()), "{dataset:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn sources_that_no_tenant_may_read() {
     let Some(world) = World::new("tenants").await else { return };
     let node = FakeNode::start(&world).await;
@@ -86,9 +111,6 @@ async fn sources_that_no_tenant_may_read() {
         let message = world.condition(name, Stalled, "True", "SourceNotAllowed").await;
         assert!(message.contains(part), "{name}: {message}");
     }
-    world.dataset("account", json!({ "source": "s3://imagenet/", "serviceAccountName": "reader" })).await;
-    let message = world.condition("account", Stalled, "True", "NotSupported").await;
-    assert!(message.contains("spec.serviceAccountName"), "nobody is read as somebody else: {message}");
     world.dataset("good", plain()).await;
     let told = node.told("the good one", |desired| !desired.datasets.is_empty()).await;
     assert!(told.datasets.iter().all(|dataset| dataset.object.contains("\"good\"")), "{told:?}");

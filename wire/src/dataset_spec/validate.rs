@@ -179,8 +179,11 @@ struct SourceParts<'a> {
 
 fn one_source(check: &mut Check, parts: SourceParts<'_>, notes: &mut Vec<String>) -> Option<SourceSpec> {
     let SourceParts { path, uri_field, base, uri, secret_ref, service_account_name, s3 } = parts;
-    if let Some(account) = service_account_name {
-        check.object_name(&format!("{base}.serviceAccountName"), account);
+    let service_account = match service_account_name {
+        Some(account) => Some(check.object_name(&format!("{base}.serviceAccountName"), account)?),
+        None => None,
+    };
+    if service_account.is_some() {
         if secret_ref.is_some() {
             check
                 .refuse::<()>(&format!("{base}.serviceAccountName"), "`secretRef` and `serviceAccountName` exclude each other: remove one");
@@ -192,7 +195,7 @@ fn one_source(check: &mut Check, parts: SourceParts<'_>, notes: &mut Vec<String>
         None => None,
     };
     let location = location::parse(check, &uri_field, &base, uri, s3.as_ref(), secret.is_some())?;
-    Some(SourceSpec { path, location, secret })
+    Some(SourceSpec { path, location, secret, service_account })
 }
 
 fn rules(check: &mut Check, files: &[RuleFile], notes: &mut Vec<String>) -> Option<Vec<Rule>> {

@@ -16,6 +16,7 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use forebay_wire::dataset_spec::{Addressing, S3Location};
 use forebay_wire::secret::{Credentials, Secret, SourceAccess};
 
+use super::by_token::ByToken;
 use super::error::Context;
 use super::guard::Guard;
 use crate::SourceError;
@@ -25,6 +26,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sockets kept for the next request; at most as many as ever are in flight.
 const IDLE_SOCKETS_MAX: usize = 256;
+/// What the provider's log calls who assumed a role.
+pub(super) const SESSION: &str = "forebay";
 /// What a server of one's own is signed for unless it says otherwise.
 const REGION_DEFAULT: &str = "us-east-1";
 
@@ -69,7 +72,7 @@ impl Connector {
     pub(super) fn region_set(&self) -> Option<&str> {
         let keys = match &self.credentials {
             Credentials::Keys(keys) => Some(keys),
-            Credentials::Ambient | Credentials::Anonymous => None,
+            Credentials::Ambient | Credentials::Anonymous | Credentials::Token(_) => None,
         };
         let named = || keys.and_then(|keys| keys.get("AWS_REGION").or_else(|| keys.get("AWS_DEFAULT_REGION")));
         self.options.region.as_deref().or_else(|| named().map(Secret::expose)).filter(|region| !region.is_empty())
@@ -124,18 +127,27 @@ impl Connector {
             .app_name(AppName::new("forebay").map_err(|error| context.clone().permanent(error.to_string()))?);
         loader = match &self.credentials {
             Credentials::Ambient => loader,
+            // What it gives is asked for below.
+            Credentials::Token(_) => loader.no_credentials(),
             Credentials::Anonymous => loader.no_credentials(),
             Credentials::Keys(keys) => loader.credentials_provider(from_keys(keys, context)?),
         };
         let base = loader.load().await;
-        let Some(role) = &self.options.role_arn else { return Ok(base) };
         let mut for_role = base.to_builder();
         if let Some(endpoint) = &self.options.endpoint {
             // A server of one's own answers STS at the same address.
             for_role.set_endpoint_url(Some(endpoint.clone()));
         }
-        let role = aws_config::sts::AssumeRoleProvider::builder(role).session_name("forebay").configure(&for_role.build()).build().await;
-        Ok(base.to_builder().credentials_provider(SharedCredentialsProvider::new(role)).build())
+        let for_role = for_role.build();
+        let provider = match (&self.credentials, &self.options.role_arn) {
+            (Credentials::Token(token), _) => SharedCredentialsProvider::new(ByToken::new(&for_role, token.clone())),
+            (_, None) => return Ok(base),
+            (_, Some(role)) => {
+                let role = aws_config::sts::AssumeRoleProvider::builder(role).session_name(SESSION).configure(&for_role).build();
+                SharedCredentialsProvider::new(role.await)
+            }
+        };
+        Ok(base.to_builder().credentials_provider(provider).build())
     }
 }
 

@@ -9,7 +9,7 @@ use forebay_source::s3::S3;
 use forebay_source::{Key, Object, Source, SourceError, Version};
 use forebay_wire::dataset_spec::{Addressing, S3Location};
 use forebay_wire::reach::Reach;
-use forebay_wire::secret::{Credentials, SourceAccess};
+use forebay_wire::secret::{Credentials, IdentityToken, Secret, SourceAccess};
 
 use crate::recorder::{AUTHORITY, Answer, OBJECT, Recorder, Request};
 use crate::s3_server::{ACCESS_KEY, SECRET_KEY, access, location};
@@ -137,20 +137,53 @@ async fn who_reads_anonymously_signs_nothing() {
     assert!(server.requests()[4..].iter().all(|request| signed_by(request) == ACCESS_KEY));
 }
 
-/// No real STS: the recorder answers for it, and says so in its `Server` header.
-#[tokio::test]
-async fn a_role_is_assumed_and_its_keys_are_used() {
-    const ROLE: &str = "arn:aws:iam::123456789012:role/reader";
-    let server = Recorder::start(|request| {
-        request.body.contains("Action=AssumeRole").then(|| {
-            let body = "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><AssumedRoleUser>\
+const ROLE: &str = "arn:aws:iam::123456789012:role/reader";
+
+/// No real STS: the recorder answers for it, and says so in its `Server` header. `action` is what it is asked for.
+fn security_token_service(action: &'static str) -> Recorder {
+    Recorder::start(move |request| {
+        request.body.contains(&format!("Action={action}&")).then(|| {
+            let body = format!(
+                "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result><AssumedRoleUser>\
                 <AssumedRoleId>AROA:forebay</AssumedRoleId><Arn>arn:aws:sts::123456789012:assumed-role/reader/forebay</Arn>\
                 </AssumedRoleUser><Credentials><AccessKeyId>ASIATEMPORARY</AccessKeyId><SecretAccessKey>temporary</SecretAccessKey>\
                 <SessionToken>token-of-the-role</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
-                </AssumeRoleResult></AssumeRoleResponse>";
+                </{action}Result></{action}Response>"
+            );
             ("200 OK", "Content-Type: text/xml\r\n".into(), body.into())
         })
+    })
+}
+
+#[tokio::test]
+async fn a_token_is_shown_unsigned_and_the_keys_that_it_brings_are_used() {
+    for role_arn in [Some(ROLE.to_owned()), None] {
+        let server = security_token_service("AssumeRoleWithWebIdentity");
+        let identity = IdentityToken { token: Secret::new("a.b.c"), role_arn: role_arn.clone() };
+        let access = SourceAccess { credentials: Credentials::Token(identity), ..access(SECRET_KEY) };
+        ask(&location(server.endpoint(), "bucket", ""), &access).await.unwrap();
+        let requests = server.requests();
+        let (assume, asked): (Vec<_>, Vec<_>) = requests.iter().partition(|request| request.body.contains("Action="));
+        assert_eq!((assume.len(), asked.len()), (1, 4));
+        assert!(assume[0].body.contains("WebIdentityToken=a.b.c"), "{}", assume[0].body);
+        assert_eq!(assume[0].body.contains("role%2Freader"), role_arn.is_some());
+        assert!(assume[0].header("authorization").is_none());
+        assert!(asked.iter().all(|request| signed_by(request) == "ASIATEMPORARY"));
+    }
+    let refuses = Recorder::start(|request| {
+        let body = "<ErrorResponse><Error><Code>InvalidIdentityToken</Code><Message>no</Message></Error></ErrorResponse>";
+        request.body.contains("Action=").then(|| ("400 Bad Request", "Content-Type: text/xml\r\n".into(), body.into()))
     });
+    let identity = IdentityToken { token: Secret::new("canary.b.c"), role_arn: None };
+    let access = SourceAccess { credentials: Credentials::Token(identity), ..access(SECRET_KEY) };
+    let error = ask(&location(refuses.endpoint(), "bucket", ""), &access).await.unwrap_err();
+    let text = format!("{error} {error:?}");
+    assert!(text.contains("InvalidIdentityToken") && !text.contains("canary"), "{text}");
+}
+
+#[tokio::test]
+async fn a_role_is_assumed_and_its_keys_are_used() {
+    let server = security_token_service("AssumeRole");
     let place = S3Location { role_arn: Some(ROLE.into()), ..location(server.endpoint(), "bucket", "") };
     ask(&place, &access(SECRET_KEY)).await.unwrap();
     let requests = server.requests();
