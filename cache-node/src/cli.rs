@@ -4,6 +4,7 @@
 
 mod commands;
 mod failure;
+mod folders;
 mod mount;
 mod output;
 mod serve;
@@ -114,7 +115,7 @@ enum Command {
     Cluster(serve::ClusterArgs),
     /// The folders of a node's tiers, before it starts without privileges
     #[command(hide = true)]
-    PrepareFolders(serve::PrepareFoldersArgs),
+    PrepareFolders(folders::PrepareFoldersArgs),
     /// The daemon; started by the holder
     #[command(hide = true)]
     Serve(serve::ServeArgs),
@@ -227,7 +228,7 @@ pub fn main() -> Exit {
         Command::LogLevel { mount_point, directives } => commands::log_level(&environment, &mount_point, directives),
         Command::Doctor { dataset, node, output } => commands::doctor(&environment, dataset.as_deref(), &node, output.output),
         Command::Cluster(args) => serve::cluster(args),
-        Command::PrepareFolders(args) => serve::prepare_folders(&args),
+        Command::PrepareFolders(args) => folders::prepare_folders(&args),
         Command::Serve(args) => serve::serve(&args),
         Command::Holder { folder } => mount::hold(&folder),
     };

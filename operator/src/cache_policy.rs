@@ -54,12 +54,9 @@ pub async fn reconcile(object: Arc<DeserializeGuard<CachePolicy>>, ctx: Arc<Cont
     let nodes = ctx.stores.nodes.state();
     let observed = observe(policy, &ctx.stores.policies(), nodes.iter().map(|node| &**node));
     ctx.hub.set_members(&uid, observed.nodes.clone());
-    let (outcome, error) = match build::build(policy, &observed, &ctx.settings) {
-        Ok(built) => match node_set::apply::apply(&ctx, &built).await {
-            Ok(()) => (Outcome::Applied, None),
-            Err(error) => (Outcome::Failed { message: error.sentence(), times: ctx.memory.failures(&uid) + 1 }, Some(error)),
-        },
-        Err(refused) => (Outcome::Refused(refused), None),
+    let (outcome, error) = match node_set::apply::apply(&ctx, &build::build(policy, &observed, &ctx.settings)).await {
+        Ok(()) => (Outcome::Applied, None),
+        Err(error) => (Outcome::Failed { message: error.sentence(), times: ctx.memory.failures(&uid) + 1 }, Some(error)),
     };
     let written = status::write(&ctx, policy, &observed, &outcome).await;
     if ctx.memory.policy_changed(&uid, policy.metadata.generation, observed.nodes.len()) {

@@ -13,7 +13,6 @@ pub mod error;
 pub mod event;
 pub mod follow;
 pub mod gate;
-pub mod glob;
 pub mod lease;
 pub mod memory;
 pub mod metrics;

@@ -41,7 +41,7 @@ pub struct NodeSet {
 pub enum Tier {
     /// In memory of the pod: lost with the pod, kept over a restart of its container.
     Memory { capacity: String },
-    /// `folder` ends in the set's id.
+    /// `folder` ends in the set's id. It may be a pattern, whose first part has no star.
     Disk { folder: String, capacity: String, keep_free_percent: u8 },
 }
 
@@ -67,6 +67,8 @@ pub struct Built {
 
 /// Where the pod's memory tier is mounted.
 const MEMORY_FOLDER: &str = "/var/lib/forebay/memory";
+/// Below it a pod has folders of its machine that a pattern may fit.
+const HOST_FOLDER: &str = "/host";
 /// Where nodes and the driver have their sockets.
 const RUN_FOLDER: &str = "/run/forebay";
 /// Where the host keeps lists of files for nodes without a tier on a disk.

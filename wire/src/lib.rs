@@ -7,6 +7,7 @@ mod check;
 pub mod control_service;
 pub mod csi;
 pub mod dataset_spec;
+pub mod glob;
 pub mod id;
 pub mod node_config;
 pub mod node_service;

@@ -70,7 +70,10 @@ fn tiers(fields: &mut Vec<Field>) {
             ),
     );
     fields.push(Field::at("spec.tiers[].paths").limit("maxItems", 32).limit("x-kubernetes-list-type", "set"));
-    fields.push(folder(Field::at("spec.tiers[].paths[]")));
+    fields.push(folder(Field::at("spec.tiers[].paths[]")).rule(
+        "!self.matches('^/[^/]*[*]')",
+        "a pattern needs a folder to look in: begin it with one without `*`, as in /mnt/nvme*/forebay",
+    ));
     fields.push(
         Field::at("spec.tiers[].capacity")
             .limit("maxLength", 24)

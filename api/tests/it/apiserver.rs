@@ -154,6 +154,21 @@ fn good_objects_are_taken() {
     }
 }
 
+/// Those for a cluster, as a user applies them.
+#[test]
+fn examples_are_taken() {
+    let Some(server) = Server::get() else { return };
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/kubernetes");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let answer = server.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", path.to_str().unwrap()], "");
+        assert!(answer.good && !answer.err.contains("Warning"), "{}: {}", path.display(), answer.err);
+        seen += 1;
+    }
+    assert!(seen >= 10, "only {seen} examples were found");
+}
+
 #[test]
 fn nonsense_in_a_dataset_is_refused_with_a_cure() {
     let Some(server) = Server::get() else { return };

@@ -10,7 +10,7 @@ use forebay_wire::id::NodeName;
 use forebay_wire::node_config::{LogFormat, NodeConfig, Tier};
 
 use super::failure::Failure;
-use super::settings;
+use super::{folders, settings};
 use crate::cluster;
 use crate::node::{self, Setup};
 
@@ -81,38 +81,14 @@ pub(super) struct ClusterArgs {
     cache: Option<String>,
 }
 
-/// Makes the folders of a node's tiers and gives them to the user that the node runs as: the one thing that needs privileges, and only before it starts.
-#[derive(Debug, Args)]
-pub(super) struct PrepareFoldersArgs {
-    /// User and group that are to own the folders
-    #[arg(long)]
-    owner: u32,
-    #[arg(required = true)]
-    folders: Vec<PathBuf>,
-}
-
-pub(super) fn prepare_folders(args: &PrepareFoldersArgs) -> Result<Exit, Failure> {
-    use std::os::unix::fs::{DirBuilderExt, chown};
-    for folder in &args.folders {
-        // Not the parents: a disk that isn't mounted must not turn into a folder of the disk below it.
-        let made = match std::fs::DirBuilder::new().mode(0o700).create(folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            made => made,
-        };
-        made.and_then(|()| chown(folder, Some(args.owner), Some(args.owner))).map_err(|error| {
-            Failure::new(Exit::CannotCreate, format!("prepare {}: {error}; its parent must be there", folder.display()))
-        })?;
-    }
-    Ok(Exit::Ok)
-}
-
 pub(super) fn cluster(args: ClusterArgs) -> Result<Exit, Failure> {
     protect()?;
     let ClusterArgs { config, run: folder, listen, identity, node, peers, cache } = args;
     let node = NodeName::new(&node)
         .ok_or_else(|| Failure::new(Exit::Usage, format!("--node `{}` is no name of a machine in Kubernetes", node.escape_debug())))?;
     let shared = peers.zip(cache).map(|(listen, name)| cluster::SharedCache { listen, name });
-    let config = NodeConfig::parse(&config.display().to_string(), &settings::read(&config)?)?;
+    let mut config = NodeConfig::parse(&config.display().to_string(), &settings::read(&config)?)?;
+    config.tiers = folders::expand_tiers(config.tiers)?;
     if config.tiers.is_empty() {
         return Err(Failure::new(Exit::Usage, "the node file names no tiers: write `tiers: [{ path: /mnt/cache }]`"));
     }

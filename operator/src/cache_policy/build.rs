@@ -15,14 +15,7 @@ use crate::node_set::{Built, NodeSet, Placement, Tier};
 /// What a cache node needs at least.
 const MEMORY_REQUEST: &str = "256Mi";
 
-/// What can't be built, and what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    pub reason: &'static str,
-    pub message: String,
-}
-
-pub fn build(policy: &CachePolicy, observed: &Observed, settings: &Settings) -> Result<Built, Refused> {
+pub fn build(policy: &CachePolicy, observed: &Observed, settings: &Settings) -> Built {
     let id = policy.uid().unwrap_or_default();
     let placement =
         Placement { node_selector: Default::default(), tolerations: policy.spec.nodes.tolerations.clone(), terms: terms(policy, observed) };
@@ -31,32 +24,24 @@ pub fn build(policy: &CachePolicy, observed: &Observed, settings: &Settings) -> 
         policy: Some(policy.name_any()),
         // So that it goes with the policy.
         owner: policy.controller_owner_ref(&()).unwrap_or_default(),
-        tiers: tiers(policy, &id)?,
+        tiers: tiers(policy, &id),
         source: policy.spec.source.clone(),
         ambient_credentials: policy.spec.ambient_credentials,
         memory_request: MEMORY_REQUEST,
         placement,
         id,
     };
-    Ok(set.build(settings))
+    set.build(settings)
 }
 
-fn tiers(policy: &CachePolicy, uid: &str) -> Result<Vec<Tier>, Refused> {
+fn tiers(policy: &CachePolicy, uid: &str) -> Vec<Tier> {
     let mut tiers = Vec::new();
-    for (index, spec) in policy.spec.tiers.iter().enumerate() {
+    for spec in &policy.spec.tiers {
         if spec.tier_type == TierType::Memory {
             tiers.push(Tier::Memory { capacity: spec.capacity.clone() });
             continue;
         }
         for path in &spec.paths {
-            if path.contains('*') {
-                return Err(Refused {
-                    reason: "PathPattern",
-                    message: format!(
-                        "spec.tiers[{index}].paths: `{path}` is a pattern, which this version can't look up on a node: name each folder"
-                    ),
-                });
-            }
             tiers.push(Tier::Disk {
                 folder: format!("{}/{uid}", path.trim_end_matches('/')),
                 capacity: spec.capacity.clone(),
@@ -64,7 +49,7 @@ fn tiers(policy: &CachePolicy, uid: &str) -> Result<Vec<Tier>, Refused> {
             });
         }
     }
-    Ok(tiers)
+    tiers
 }
 
 /// The policy's selector, without nodes that an older policy has.

@@ -2,7 +2,7 @@
 //! The conditions are pure. Written when one changes, else at most every 30 s.
 
 use forebay_api::cache_policy::{CachePolicyStatus, PolicyNodes};
-use forebay_api::condition::ConditionType::{Degraded, Ready, Reconciling, Stalled};
+use forebay_api::condition::ConditionType::{Degraded, Ready, Reconciling};
 use forebay_api::condition::NewCondition;
 use forebay_api::{CachePolicy, quantity};
 use k8s_openapi::jiff::Timestamp;
@@ -11,7 +11,6 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::Observed;
-use super::build::Refused;
 use crate::context::Context;
 use crate::dataset::status::merged;
 use crate::error::{During, Error};
@@ -21,7 +20,6 @@ use crate::{event, names};
 #[derive(Clone, Debug)]
 pub enum Outcome {
     Applied,
-    Refused(Refused),
     Failed { message: String, times: u32 },
 }
 
@@ -31,9 +29,7 @@ const FAILURES_SHOWN_FROM: u32 = 3;
 /// Pure. `serving` of the matched nodes answer, and `clients` of other nodes serve data sets of the policy.
 pub fn conditions(observed: &Observed, serving: usize, clients: usize, outcome: &Outcome) -> Vec<NewCondition> {
     let matched = observed.nodes.len();
-    let ready = if let Outcome::Refused(refused) = outcome {
-        NewCondition::new(Ready, false, refused.reason, refused.message.clone())
-    } else if matched == 0 && clients > 0 {
+    let ready = if matched == 0 && clients > 0 {
         let message = format!("it has no node, so nothing is cached: {clients} nodes outside of it read its data sets for their own pods");
         NewCondition::new(Ready, true, "WithoutCache", message)
     } else if matched == 0 && observed.taken.is_empty() {
@@ -56,7 +52,6 @@ pub fn conditions(observed: &Observed, serving: usize, clients: usize, outcome: 
     };
     let mut conditions = vec![degraded(observed, serving, outcome)];
     match outcome {
-        Outcome::Refused(refused) => conditions.push(NewCondition::new(Stalled, true, refused.reason, refused.message.clone())),
         Outcome::Failed { message, .. } => conditions.push(NewCondition::new(Reconciling, true, "Retrying", message.clone())),
         Outcome::Applied if serving < matched => {
             conditions.push(NewCondition::new(Reconciling, true, "NodesStarting", format!("{serving} of {matched} nodes answer")));

@@ -5,9 +5,8 @@
 use std::net::IpAddr;
 
 use forebay_wire::dataset_spec::file::{DatasetSpecFile, S3File};
+use forebay_wire::glob;
 use forebay_wire::reach;
-
-use crate::glob;
 
 /// A source that may not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use forebay_api::cache_policy::AmbientCredentials;
 use serde_json::json;
 
+use super::daemon_set::inside;
 use super::{MEMORY_FOLDER, NodeSet, Tier};
 use crate::context::Settings;
 use crate::names;
@@ -16,6 +17,7 @@ pub(super) fn build(set: &NodeSet, settings: &Settings) -> String {
             // The volume's size is the limit; nobody evicts from it.
             Tier::Memory { capacity } => json!({ "path": MEMORY_FOLDER, "capacity": capacity, "keepFreePercent": 0 }),
             Tier::Disk { folder, capacity, keep_free_percent } => {
+                let folder = if folder.contains('*') { &inside(folder) } else { folder };
                 json!({ "path": folder, "capacity": capacity, "keepFreePercent": keep_free_percent })
             }
         })

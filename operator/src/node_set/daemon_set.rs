@@ -4,7 +4,7 @@
 use forebay_wire::unit::ByteSize;
 use serde_json::{Value, json};
 
-use super::{LISTS_FOLDER, MEMORY_FOLDER, NodeSet, RUN_FOLDER, Tier};
+use super::{HOST_FOLDER, LISTS_FOLDER, MEMORY_FOLDER, NodeSet, RUN_FOLDER, Tier};
 use crate::context::Settings;
 use crate::names;
 use crate::nodes::generation;
@@ -62,6 +62,10 @@ fn folders(set: &NodeSet, run: &str) -> Folders {
                 MEMORY_FOLDER
             }
             Tier::Disk { folder, .. } => {
+                if let Some(prefix) = prefix(folder) {
+                    folders.add_pattern(&name, prefix, folder);
+                    continue;
+                }
                 folders.volumes.push(json!({ "name": name, "hostPath": { "path": folder, "type": "DirectoryOrCreate" } }));
                 folder
             }
@@ -76,6 +80,17 @@ fn folders(set: &NodeSet, run: &str) -> Folders {
 }
 
 impl Folders {
+    /// Which folders fit is looked up on each node, so the pod gets the whole of what is above them, with what is mounted there.
+    fn add_pattern(&mut self, name: &str, prefix: &str, folder: &str) {
+        let at = inside(prefix);
+        self.paths.push(inside(folder));
+        if self.mounts.iter().any(|mount| mount["mountPath"] == at.as_str()) {
+            return;
+        }
+        self.volumes.push(json!({ "name": name, "hostPath": { "path": prefix, "type": "Directory" } }));
+        self.mounts.push(json!({ "name": name, "mountPath": at, "mountPropagation": "HostToContainer" }));
+    }
+
     /// A node keeps its lists of files below `datasets` in a tier on a disk, else in the first tier. They may be larger than a tier in memory, and
     /// are needed again when the pod was replaced.
     fn add_lists(&mut self, id: &str) {
@@ -84,6 +99,17 @@ impl Folders {
         self.mounts.push(json!({ "name": "lists", "mountPath": path }));
         self.paths.push(path);
     }
+}
+
+/// Of a pattern, the folder above its first part with a star; `None` for a plain folder.
+fn prefix(folder: &str) -> Option<&str> {
+    let star = folder.find('*')?;
+    folder.get(..folder.get(..star)?.rfind('/')?)
+}
+
+/// Where the pod has folders that a pattern may fit: below a folder of their own, so that none of the image is covered.
+pub(super) fn inside(folder: &str) -> String {
+    format!("{HOST_FOLDER}{folder}")
 }
 
 /// Of a quantity that was checked where it came in.

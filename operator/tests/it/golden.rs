@@ -126,7 +126,7 @@ fn the_objects_of_a_policy() {
     settings.image_pull_secrets = vec!["registry".to_owned()];
     settings.image_pull_policy = Some("IfNotPresent".to_owned());
     settings.priority_class = Some("system-node-critical".to_owned());
-    let built = cache_policy::build::build(&policy, &observed, &settings).unwrap();
+    let built = cache_policy::build::build(&policy, &observed, &settings);
     let config = built.config_map["data"]["node.yaml"].as_str().unwrap();
     let parsed = forebay_wire::node_config::NodeConfig::parse("node.yaml", config).unwrap();
     assert_eq!(parsed.tiers.len(), 3, "a node reads what is written for it");
@@ -136,7 +136,7 @@ fn the_objects_of_a_policy() {
 #[test]
 fn the_objects_of_the_shortest_policy() {
     let policy = policy(json!({ "tiers": [{ "type": "Disk", "paths": ["/var/lib/forebay"], "capacity": "20%" }] }));
-    let built = cache_policy::build::build(&policy, &PolicyObserved::default(), &settings()).unwrap();
+    let built = cache_policy::build::build(&policy, &PolicyObserved::default(), &settings());
     check("cache-policy-short", &[built.config_map, built.daemon_set]);
 }
 
@@ -156,15 +156,19 @@ fn the_objects_of_clients() {
 #[test]
 fn a_policy_without_disks_keeps_its_lists_of_files_on_the_host() {
     let policy = policy(json!({ "tiers": [{ "type": "Memory", "capacity": "32Gi" }] }));
-    let built = cache_policy::build::build(&policy, &PolicyObserved::default(), &settings()).unwrap();
+    let built = cache_policy::build::build(&policy, &PolicyObserved::default(), &settings());
     let volumes = built.daemon_set["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
     let lists = volumes.iter().find(|volume| volume["name"] == "lists").unwrap();
     assert_eq!(lists["hostPath"]["path"], json!("/var/lib/forebay/22222222-2222-2222-2222-222222222222"));
 }
 
 #[test]
-fn a_pattern_of_folders_is_refused() {
-    let policy = policy(json!({ "tiers": [{ "type": "Disk", "paths": ["/mnt/nvme*/forebay"], "capacity": "90%" }] }));
-    let refused = cache_policy::build::build(&policy, &PolicyObserved::default(), &settings()).unwrap_err();
-    assert!(refused.reason == "PathPattern" && refused.message.contains("spec.tiers[0].paths"), "{refused:?}");
+fn a_pattern_of_folders_is_looked_up_on_each_node() {
+    let paths = ["/mnt/nvme*/forebay", "/mnt/ssd*/forebay", "/srv/cache"];
+    let policy = policy(json!({ "tiers": [{ "type": "Disk", "paths": paths, "capacity": "90%" }] }));
+    let built = cache_policy::build::build(&policy, &PolicyObserved::default(), &settings());
+    let config = built.config_map["data"]["node.yaml"].as_str().unwrap();
+    let parsed = forebay_wire::node_config::NodeConfig::parse("node.yaml", config).unwrap();
+    assert_eq!(parsed.tiers[0].path, Path::new("/host/mnt/nvme*/forebay/22222222-2222-2222-2222-222222222222"));
+    check("cache-policy-pattern", &[built.config_map, built.daemon_set]);
 }

@@ -20,6 +20,7 @@ pub(super) fn cases() -> Vec<(Value, &'static str, &'static str)> {
         (tier(json!({ "type": "Disk", "capacity": "1Ti", "paths": ["a"] })), "spec.tiers[0].paths[0]", "this is no folder: write it from `/`"),
         (tier(json!({ "type": "Disk", "capacity": "1Ti", "paths": ["/a/../b"] })), "spec.tiers[0].paths[0]", "this is no folder"),
         (tier(json!({ "type": "Disk", "capacity": "1Ti", "paths": ["/"] })), "spec.tiers[0].paths[0]", "this is no folder"),
+        (tier(json!({ "type": "Disk", "capacity": "1Ti", "paths": ["/nvme*/a"] })), "spec.tiers[0].paths[0]", "a pattern needs a folder to look in"),
         (tier(json!({ "type": "Disk", "capacity": "101%", "paths": ["/a"] })), "spec.tiers[0].capacity", "this is no capacity"),
         (tier(json!({ "type": "Disk", "capacity": "much", "paths": ["/a"] })), "spec.tiers[0].capacity", "this is no capacity"),
         (tier(json!({ "type": "Disk", "capacity": "0%", "paths": ["/a"] })), "spec.tiers[0].capacity", "a tier of 0 holds nothing"),
