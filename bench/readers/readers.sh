@@ -27,7 +27,18 @@ mount -o remount,bind,ro "$scratch/local"
 data_bytes=$(find "$scratch/local" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }')
 serve "$scratch/buckets"
 
-as_nobody() { "$here/as_nobody.sh" "$venv" "$base" "$here" "$bin" "$scratch" -- "$@"; }
+examples=$(cd "$here/../../examples/training" && pwd)
+as_nobody() { "$here/as_nobody.sh" "$venv" "$base" "$here" "$examples" "$bin" "$scratch" -- "$@"; }
+
+# An example of examples/training: prints the same over the mount as over the copy.
+example() {
+    local name=$1 place=$2 expected got
+    shift 2
+    expected=$(as_nobody "$python" "$examples/$name.py" "$scratch/local/$place" "$@")
+    got=$(as_nobody "$python" "$examples/$name.py" "$scratch/mount/$place" "$@")
+    echo "$name: $got"
+    [ "$got" = "$expected" ] || give_up 1 "$name printed over the mount: $got; over the copy: $expected"
+}
 read_all() {
     as_nobody "$python" "$here/readers.py" --local "$scratch/local" --mount "$scratch/mount" --pass "$1" "${flags[@]}"
 }
@@ -44,6 +55,12 @@ for mode in "${modes[@]}"; do
     unmount_dataset "$scratch/mount"
     mount_dataset "$name" "$scratch/mount"
     read_all "$mode, mounted again"
+    example parquet tables/parts id value
+    example safetensors_mmap weights/model.safetensors
+    if [ -n "$torture" ]; then
+        example imagefolder images 3
+        example webdataset_shards shards
+    fi
     as_nobody "$bin/forebay-bench" check --reference "$scratch/local" --candidate "$scratch/mount" --seconds "$check_seconds" ${FOREBAY_SEED:+--seed "$FOREBAY_SEED"}
     unmount_dataset "$scratch/mount"
     fetched=$(($(counted body_bytes) - before))
