@@ -111,6 +111,11 @@ cluster-up: images ## a real Kubernetes on this machine, as root, with Forebay's
 e2e: build ## the whole product on a real cluster, as root; KEEP=1 leaves it up, KUBECONFIG=... takes that one
 	FOREBAY_RELEASE=$(CURDIR)/target/debug e2e/run.sh
 
+.PHONY: bench-cluster
+bench-cluster: release ## what Forebay costs in a cluster, as root: operator at scale, from apply to the first byte, memory at rest, reads in a pod
+	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-operator -p forebay-csi --bins --examples
+	e2e/bench.sh
+
 .PHONY: cluster-down
 cluster-down: ## end the cluster and remove all it left
 	@e2e/cluster/down.sh

@@ -141,6 +141,7 @@ for wanted; do
         forebay-node) program "$name" "$tag" cache-node ;;
         forebay-csi) program "$name" "$tag" csi-driver ;;
         forebay-operator) program "$name" "$tag" operator ;;
+        forebay-bench) program "$name" "$tag" bench ;;
         *) die "no image is called $name" ;;
     esac
 done

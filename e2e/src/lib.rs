@@ -1,6 +1,7 @@
 //! What the end-to-end suite asks of a cluster: objects in, state out, by `kubectl` and `helm` as a user has them.
 //! Knows command lines and JSON. Does not know the inside of anything.
 
+pub mod authority;
 pub mod bucket;
 pub mod cluster;
 pub mod pod;

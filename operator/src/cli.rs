@@ -143,7 +143,8 @@ async fn command(command: Command, mut parts: Parts) -> Exit {
         }
     };
     let api_server = config.cluster_url.host().map(str::to_owned);
-    let client = match Client::try_from(config) {
+    let metrics = Metrics::default();
+    let client = match client(config, &metrics) {
         Ok(client) => client,
         Err(error) => {
             tracing::error!(error = %chain(&error), "the API server can't be used");
@@ -159,7 +160,6 @@ async fn command(command: Command, mut parts: Parts) -> Exit {
                     return Exit::Usage;
                 }
             };
-            let metrics = Metrics::default();
             let mut registry = Registry::default();
             metrics.register(&mut registry);
             parts.answer_metrics(Arc::new(registry));
@@ -174,6 +174,16 @@ async fn command(command: Command, mut parts: Parts) -> Exit {
         Command::Follow { namespace, name, revision } => follow::run(client, &namespace, &name, revision, parts.shutdown.clone()).await,
         Command::Clean { namespace, within } => clean::run(&client, &namespace, Duration::from_secs(within)).await,
     }
+}
+
+/// Counts what it asks for.
+fn client(config: Config, metrics: &Metrics) -> Result<Client, kube::Error> {
+    let asked = metrics.api_requests.clone();
+    let count = tower::util::MapRequestLayer::new(move |request: http::Request<kube::client::Body>| {
+        asked.inc();
+        request
+    });
+    Ok(kube::client::ClientBuilder::try_from(config)?.with_layer(&count).build())
 }
 
 fn settings(args: RunArgs, found: Option<String>) -> Result<Settings, String> {

@@ -13,6 +13,7 @@ pub struct Metrics {
     pub syncs_ok: Counter,
     pub syncs_failed: Counter,
     pub gates_released: Counter,
+    pub api_requests: Counter,
     pub leading: Gauge,
 }
 
@@ -24,6 +25,8 @@ impl Metrics {
         registry.register("forebay_operator_syncs", "Sync calls that a node answered.", self.syncs_ok.clone());
         registry.register("forebay_operator_syncs_failed", "Sync calls that failed.", self.syncs_failed.clone());
         registry.register("forebay_operator_gates_released", "Warm gates taken off pods.", self.gates_released.clone());
+        let help = "Requests to the API server, the beginnings of watches among them.";
+        registry.register("forebay_operator_api_requests", help, self.api_requests.clone());
         registry.register("forebay_operator_leading", "1 in the replica that leads.", self.leading.clone());
     }
 }

@@ -1,6 +1,7 @@
 //! The whole product on a real cluster. One test at a time (`--test-threads=1`): they share the installation. `make e2e` runs it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attacks;
 mod cluster_changes;
 mod crash;
 mod fields;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay_e2e::bucket::Bucket;
-use forebay_e2e::cluster::{Namespace, apply, condition, get, kubectl, wait_condition};
+use forebay_e2e::cluster::{Namespace, apply, condition, get, kubectl, patch, wait_condition};
 use forebay_e2e::pod::{Pod, Volume};
 use forebay_e2e::wait_for;
 
@@ -82,6 +82,32 @@ fn a_pod_that_names_what_isnt_there_says_so_in_its_events_and_starts_when_it_is(
     println!("{}", pod.events());
     apply(&namespace.0, &spec("t", &bucket.source(), "")).unwrap();
     assert_eq!(pod.read().unwrap(), bucket.sums().unwrap().0);
+}
+
+#[test]
+fn a_policy_without_nodes_and_one_that_goes_are_told_and_mended() {
+    installed();
+    let bucket = Bucket::with_files(3).unwrap();
+    let namespace = Namespace::with_credentials("no-policy").unwrap();
+    let name = &namespace.0;
+    let policy = || {
+        let term = "{ matchExpressions: [{ key: kubernetes.io/hostname, operator: In, values: [nowhere] }] }";
+        let tiers = "[{ type: Disk, paths: [/var/lib/forebay], capacity: 1Gi }]";
+        let spec = format!("{{ nodes: {{ selector: {{ nodeSelectorTerms: [{term}] }} }}, tiers: {tiers}, allowedSources: [\"s3://*\"] }}");
+        apply(name, &format!("apiVersion: forebay.dev/v1alpha1\nkind: CachePolicy\nmetadata: {{ name: nowhere }}\nspec: {spec}\n"))
+            .unwrap();
+    };
+    apply(name, &spec("t", &bucket.source(), ", policyRef: { name: nowhere }")).unwrap();
+    wait_told(name, &["PolicyMissing", "create it"]);
+    policy();
+    wait_told(name, &["NoNodes"]);
+    kubectl(&["delete", "cachepolicy", "nowhere", "--wait=true", "--timeout=60s"]).unwrap();
+    wait_told(name, &["PolicyMissing"]);
+    policy();
+    wait_told(name, &["NoNodes"]);
+    patch(name, "dataset", "t", r#"{"spec":{"policyRef":{"name":"default"}}}"#).unwrap();
+    wait_condition(name, "t", "Ready", "True", READY).unwrap();
+    kubectl(&["delete", "cachepolicy", "nowhere"]).unwrap();
 }
 
 #[test]
