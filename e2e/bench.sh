@@ -137,8 +137,8 @@ in_cluster() {
     trap 'kill %% 2>/dev/null; e2e/cluster/down.sh >&2' EXIT
     eval "$(e2e/cluster/up.sh 1 "${archives[@]}" 2>"$work/up.log" | tail -1)"
     PATH=$(e2e/cluster/build.sh helm):$PATH
-    "$FOREBAY_RELEASE/forebay-bench" data "$work/root/data" --small "$files" --large 0 >/dev/null
-    "$FOREBAY_RELEASE/forebay-bench" serve "$work/root" --listen "$machine:0" --ready "$work/endpoint" 2>"$work/serve.log" &
+    "$FOREBAY_RELEASE/forebay-bench" data "$work/buckets/data" --small "$files" --large 0 >/dev/null
+    "$FOREBAY_RELEASE/forebay-bench" serve "$work/buckets" --listen "$machine:0" --ready "$work/endpoint" 2>"$work/serve.log" &
     until [ -s "$work/endpoint" ]; do sleep 0.1; done
     endpoint=$(cat "$work/endpoint")
     helm upgrade --install forebay charts/forebay -n forebay-system --create-namespace -f e2e/cluster/values.yaml --wait --timeout 180s \
