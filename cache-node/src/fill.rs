@@ -8,6 +8,7 @@
 
 mod bring;
 mod copy;
+mod demand;
 mod flight;
 mod give;
 mod lane;
@@ -16,7 +17,9 @@ mod verify;
 pub mod window;
 
 pub use copy::CopyMetrics;
+pub use demand::{COOL_EVERY, LENT_UNREAD};
 pub use flight::Supplier;
+pub use give::Asked;
 pub use verify::Proof;
 
 use std::collections::{HashMap, VecDeque};
@@ -171,6 +174,7 @@ struct Shared {
     /// Memory of what is being given to others.
     giving: Arc<tokio::sync::Semaphore>,
     copying: copy::Copying,
+    demand: demand::Demand,
 }
 
 #[derive(Default)]
@@ -219,7 +223,7 @@ impl Fill {
         let units = self.lanes.all.memory_units() as usize;
         let giving = Arc::new(tokio::sync::Semaphore::new(units));
         let copying = copy::Copying::new(units / 4);
-        let shared = Shared { neighbours, seen: window::Touches::new(SEEN_MAX), giving, copying };
+        let shared = Shared { neighbours, seen: window::Touches::new(SEEN_MAX), giving, copying, demand: demand::Demand::default() };
         assert!(self.shared.set(shared).is_ok(), "a node is in one cache");
     }
 

@@ -96,6 +96,11 @@ const TABLE: &[Row] = &[
     counter("forebay_copies_sent_blocks", "Copies of blocks that other nodes took", Read::Node(|n| n.fill().metrics().copies.sent.get())),
     bytes("forebay_copies_sent_bytes", "Bytes of copies that other nodes took", Read::Node(|n| n.fill().metrics().copies.sent_bytes.get())),
     counter(
+        "forebay_copies_lent_blocks",
+        "Copies of blocks that other nodes took for as long as many ask for them",
+        Read::Node(|n| n.fill().metrics().copies.lent.get()),
+    ),
+    counter(
         "forebay_copies_refused_blocks",
         "Copies that another node did not take, because it is away or has no room",
         Read::Node(|n| n.fill().metrics().copies.refused.get()),
@@ -125,6 +130,11 @@ const TABLE: &[Row] = &[
         "forebay_peer_failures",
         "Requests that failed because another node was away, silent or not of the cache",
         Read::Node(|n| asked(n, |m| m.failures.get())),
+    ),
+    counter(
+        "forebay_peer_sent_on_requests",
+        "Requests that a busy node sent on to another one that has the block",
+        Read::Node(|n| asked(n, |m| m.sent_on.get())),
     ),
     counter(
         "forebay_peer_failovers",

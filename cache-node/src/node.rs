@@ -33,7 +33,7 @@ use tracing::warn;
 
 use crate::access::{self, AccessError};
 use crate::copies::Copies;
-use crate::fill::{Fill, FillLimits, Origin};
+use crate::fill::{COOL_EVERY, Fill, FillLimits, Origin};
 use crate::fs::{Filesystem, Parts};
 use crate::fuse::{self, FuseError, Latencies};
 use crate::handover::{Adopted, Handover};
@@ -170,6 +170,7 @@ impl Node {
         node.tasks.lock().spawn_on(maintain(node.store.clone(), node.stop.clone()), &runtime);
         if let Some(listener) = listener {
             node.give(listener)?;
+            node.tasks.lock().spawn_on(cool(node.fill.clone(), node.stop.clone()), &runtime);
         }
         Ok(node)
     }
@@ -402,6 +403,20 @@ async fn maintain(store: Arc<Store>, stop: CancellationToken) {
         let store = store.clone();
         if tokio::task::spawn_blocking(move || store.maintain(now_seconds())).await.is_err() {
             warn!("the store's maintenance failed; it is tried again");
+        }
+    }
+}
+
+/// Drops what was lent to this node and is read no more.
+async fn cool(fill: Arc<Fill>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(COOL_EVERY) => {}
+        }
+        let fill = fill.clone();
+        if tokio::task::spawn_blocking(move || fill.cool(Instant::now())).await.is_err() {
+            warn!("copies that nobody reads could not be dropped; it is tried again");
         }
     }
 }

@@ -7,7 +7,6 @@ pub mod allowed;
 pub mod apply;
 pub mod build;
 pub mod delete;
-pub mod ignored;
 pub mod observe;
 pub mod policy;
 pub mod reference;

@@ -14,7 +14,7 @@ use forebay_daemon::identity::{Identity, Protocol};
 use forebay_peer::frame::{self, Kind, PAYLOAD_BYTES_MAX};
 use forebay_peer::{
     BlockRef, Blocks, Body, DatasetId, Event, FreeRequest, Freed, Given, HoldsRequest, Introduction, ManifestHead, ManifestRequest,
-    PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, Want, server,
+    PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, StoreRequest, Want, server,
 };
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use forebay_wire::id::NodeName;
@@ -45,7 +45,7 @@ impl Blocks for Shelf {
         let bytes = self.0.slice(request.extent.start() as usize..request.extent.end() as usize);
         Ok(Given { is_filling: false, body: futures::stream::once(async { Ok(bytes) }).boxed() })
     }
-    async fn store(&self, _: BlockRef, _: Body) -> Result<bool, Refusal> {
+    async fn store(&self, _: StoreRequest, _: Body) -> Result<bool, Refusal> {
         Ok(false)
     }
     async fn manifest(&self, _: ManifestRequest) -> Result<Option<(ManifestHead, Body)>, Refusal> {
@@ -201,7 +201,11 @@ impl Line {
                 let (key, version) = (Bytes::from_static(b"key"), Bytes::from_static(b"1"));
                 let block = BlockRef { dataset, object, key, version, index: BlockIndex(0) };
                 let extent = Extent::new(0, length).ok_or("a read has bytes")?;
-                Ok(Self::Peer { peers, owner, request: ReadRequest { block, extent, want: Want::Held, background: false } })
+                Ok(Self::Peer {
+                    peers,
+                    owner,
+                    request: ReadRequest { block, extent, want: Want::Held, background: false, elsewhere: false },
+                })
             }
             Giver::Bare { address, identity } => {
                 let stream = TcpStream::connect(address).await?;

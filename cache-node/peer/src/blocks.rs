@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use super::error::Refusal;
-use super::message::{BlockRef, FreeRequest, Freed, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest};
+use super::message::{FreeRequest, Freed, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest, StoreRequest};
 
 /// Bytes in order, in pieces of any size. Dropped when nobody wants the rest.
 pub type Body = BoxStream<'static, Result<Bytes, Refusal>>;
@@ -25,7 +25,7 @@ pub trait Blocks: Send + Sync + 'static {
     /// Never asks another peer: a request goes over one node at most.
     async fn read(&self, request: ReadRequest) -> Result<Given, Refusal>;
     /// Takes a block of `body`'s bytes; whether it is kept. Need not read `body` to its end.
-    async fn store(&self, block: BlockRef, body: Body) -> Result<bool, Refusal>;
+    async fn store(&self, request: StoreRequest, body: Body) -> Result<bool, Refusal>;
     /// `None` when there is none that is newer.
     async fn manifest(&self, request: ManifestRequest) -> Result<Option<(ManifestHead, Body)>, Refusal>;
     async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal>;

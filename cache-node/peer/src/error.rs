@@ -26,6 +26,9 @@ pub enum Refusal {
     /// Only to `Want::Held`.
     #[error("it doesn't have the block")]
     NotHeld,
+    /// Only to who may be sent on: another node has it too, and is asked less.
+    #[error("{0} has it too")]
+    Elsewhere(NodeName),
     #[error("it has too much to do")]
     Busy,
     #[error("the request was cancelled")]

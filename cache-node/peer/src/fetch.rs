@@ -26,7 +26,8 @@ impl Peers {
     /// Hands the bytes of `request` to `take` as they come from the first of `ranks` that gives them. Where one fails in the middle, the next goes on.
     ///
     /// A peer that shows no sign of life in its usual time is given a competitor: the next rank, which is asked for what it has (`Want::Held`), never
-    /// to fill. What the source said ends it: the other ranks would ask the same source. Dropping the future cancels.
+    /// to fill. What the source said ends it: the other ranks would ask the same source. The first may name another node that has the block, which is
+    /// asked for it, once. Dropping the future cancels.
     pub async fn fetch(&self, ranks: &[NodeName], request: ReadRequest, take: &mut (dyn FnMut(Bytes) + Send)) -> Result<(), Unfetched> {
         let begin = request.extent.start();
         let (mut rest, mut cause) = (request, None);
@@ -34,14 +35,21 @@ impl Peers {
             if rank > 0 {
                 self.metrics().failovers.add(1);
             }
-            let mut at = rest.extent.start();
-            let mut count = |bytes: Bytes| {
-                at += bytes.len() as u64;
-                take(bytes);
-            };
-            let outcome = self.fetch_from(name, ranks.get(rank + 1), &rest, &mut count).await;
-            let (Err(error), Some(left)) = (outcome, Extent::new(at, rest.extent.end())) else { return Ok(()) };
-            rest.extent = left;
+            rest.elsewhere = rank == 0 && rest.want == Want::Fill;
+            let Err(mut error) = self.fetch_rest(name, ranks.get(rank + 1), &mut rest, take).await else { return Ok(()) };
+            if let (true, PeerError::Refused { refusal: Refusal::Elsewhere(other), .. }) = (rest.elsewhere, &error) {
+                self.metrics().sent_on.add(1);
+                let want = std::mem::replace(&mut rest.want, Want::Held);
+                rest.elsewhere = false;
+                if self.fetch_rest(other, None, &mut rest, take).await.is_ok() {
+                    return Ok(());
+                }
+                rest.want = want;
+                match self.fetch_rest(name, ranks.get(rank + 1), &mut rest, take).await {
+                    Ok(()) => return Ok(()),
+                    Err(again) => error = again,
+                }
+            }
             let is_final = matches!(&error, PeerError::Refused { refusal: Refusal::Source(_), .. });
             cause = Some(error);
             if is_final {
@@ -49,6 +57,29 @@ impl Peers {
             }
         }
         Err(Unfetched { bytes: rest.extent.start() - begin, cause })
+    }
+
+    /// Fetches what is left of `rest`, which is less after a failure.
+    async fn fetch_rest(
+        &self,
+        name: &NodeName,
+        next: Option<&NodeName>,
+        rest: &mut ReadRequest,
+        take: &mut (dyn FnMut(Bytes) + Send),
+    ) -> Result<(), PeerError> {
+        let mut at = rest.extent.start();
+        let mut count = |bytes: Bytes| {
+            at += bytes.len() as u64;
+            take(bytes);
+        };
+        let outcome = self.fetch_from(name, next, rest, &mut count).await;
+        match (outcome, Extent::new(at, rest.extent.end())) {
+            (Err(error), Some(left)) => {
+                rest.extent = left;
+                Err(error)
+            }
+            (Ok(()), _) | (Err(_), None) => Ok(()),
+        }
     }
 
     async fn fetch_from(

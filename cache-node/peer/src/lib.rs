@@ -25,7 +25,9 @@ pub use blocks::{Blocks, Body, Given};
 pub use error::{ConnectError, PeerError, Refusal, SourceFailure, SourceFailureKind};
 pub use fetch::Unfetched;
 pub use handshake::{Capabilities, Introduction};
-pub use message::{BlockRef, DatasetId, FreeRequest, Freed, HOLDS_MAX, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest, Want};
+pub use message::{
+    BlockRef, DatasetId, FreeRequest, Freed, HOLDS_MAX, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest, StoreRequest, Want,
+};
 pub use metrics::{ClientMetrics, ServerMetrics};
 pub use peers::{PeerLimits, Peers};
 pub use server::{Server, ServerLimits};

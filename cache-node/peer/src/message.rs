@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
+use forebay_wire::id::NodeName;
 use forebay_wire::peer_message as wire;
 use prost::Message;
 
@@ -80,6 +81,16 @@ pub struct ReadRequest {
     pub want: Want,
     /// Nobody waits for it.
     pub background: bool,
+    /// The caller asks another node if it is told to. Set by `fetch`.
+    pub elsewhere: bool,
+}
+
+/// Gives a block, whose bytes follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreRequest {
+    pub block: BlockRef,
+    /// Only while many nodes ask for it.
+    pub by_demand: bool,
 }
 
 /// Asks for the manifest if it is newer.
@@ -179,7 +190,7 @@ impl ReadRequest {
         };
         let (start, end) = (self.extent.start(), self.extent.end());
         let block = Some(self.block.to_wire());
-        wire::ReadRequest { block, start, end, want: want.into(), background: self.background }.encode_to_vec()
+        wire::ReadRequest { block, start, end, want: want.into(), background: self.background, elsewhere: self.elsewhere }.encode_to_vec()
     }
 
     pub(crate) fn decode(payload: &[u8], size: BlockSize) -> Result<Self, Malformed> {
@@ -188,24 +199,26 @@ impl ReadRequest {
             wire::Want::Held => Want::Held,
             wire::Want::Fill => Want::Fill,
         };
-        let wire::ReadRequest { block, start, end, want: _, background } = message;
+        let wire::ReadRequest { block, start, end, want: _, background, elsewhere } = message;
         let (block, whole) = BlockRef::from_wire(block, size)?;
         match Extent::new(start, end).filter(|extent| whole.start() <= extent.start() && extent.end() <= whole.end()) {
-            Some(extent) => Ok(Self { block, extent, want, background }),
+            Some(extent) => Ok(Self { block, extent, want, background, elsewhere }),
             None => malformed("the bytes lie outside the block"),
         }
     }
 }
 
-pub(crate) fn encode_store(block: &BlockRef) -> Vec<u8> {
-    wire::StoreRequest { block: Some(block.to_wire()) }.encode_to_vec()
-}
+impl StoreRequest {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        wire::StoreRequest { block: Some(self.block.to_wire()), by_demand: self.by_demand }.encode_to_vec()
+    }
 
-/// The block, and its length in bytes.
-pub(crate) fn decode_store(payload: &[u8], size: BlockSize) -> Result<(BlockRef, u64), Malformed> {
-    let message: wire::StoreRequest = decode(payload)?;
-    let (block, extent) = BlockRef::from_wire(message.block, size)?;
-    Ok((block, extent.len()))
+    /// With the block's length in bytes.
+    pub(crate) fn decode(payload: &[u8], size: BlockSize) -> Result<(Self, u64), Malformed> {
+        let wire::StoreRequest { block, by_demand } = decode(payload)?;
+        let (block, extent) = BlockRef::from_wire(block, size)?;
+        Ok((Self { block, by_demand }, extent.len()))
+    }
 }
 
 impl ManifestRequest {
@@ -273,6 +286,7 @@ pub(crate) fn encode_refusal(refusal: &Refusal) -> Vec<u8> {
         Refusal::UnknownDataset => (Kind::UnknownDataset, ""),
         Refusal::NotMine => (Kind::NotMine, ""),
         Refusal::NotHeld => (Kind::NotHeld, ""),
+        Refusal::Elsewhere(name) => (Kind::Elsewhere, name.as_str()),
         Refusal::Busy => (Kind::Busy, ""),
         Refusal::Cancelled => (Kind::Cancelled, ""),
         Refusal::Source(SourceFailure { kind, detail }) => {
@@ -309,6 +323,10 @@ pub(crate) fn decode_refusal(payload: &[u8]) -> Result<Refusal, Malformed> {
         Kind::UnknownDataset => Refusal::UnknownDataset,
         Kind::NotMine => Refusal::NotMine,
         Kind::NotHeld => Refusal::NotHeld,
+        Kind::Elsewhere => match NodeName::new(&detail) {
+            Some(name) => Refusal::Elsewhere(name),
+            None => return malformed("it sends to a node without a name"),
+        },
         Kind::Busy => Refusal::Busy,
         Kind::Cancelled => Refusal::Cancelled,
         Kind::SourceGone => source(SourceFailureKind::Gone, detail),

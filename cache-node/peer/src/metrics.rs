@@ -54,4 +54,6 @@ pub struct ClientMetrics {
     pub hedges_won: Count,
     /// Requests that went to a later rank because an earlier one failed.
     pub failovers: Count,
+    /// Requests that a busy owner sent on to another node that has the block.
+    pub sent_on: Count,
 }

@@ -27,7 +27,7 @@ use super::exchange::{Exchange, Line};
 use super::frame::{Frame, Kind, PAYLOAD_BYTES_MAX};
 use super::handshake::{self, Capabilities, Introduction};
 use super::health::{Breaker, Latency};
-use super::message::{self, BlockRef, FreeRequest, Freed, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest};
+use super::message::{self, FreeRequest, Freed, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest, StoreRequest};
 use super::metrics::ClientMetrics;
 use super::transport::Security;
 
@@ -136,8 +136,8 @@ impl Peers {
     }
 
     /// Gives a peer a block, all of its bytes; whether it keeps it.
-    pub async fn store(&self, peer: &NodeName, block: &BlockRef, mut bytes: Bytes) -> Result<bool, PeerError> {
-        let asked = (Kind::Store, Bytes::from(message::encode_store(block)));
+    pub async fn store(&self, peer: &NodeName, request: &StoreRequest, mut bytes: Bytes) -> Result<bool, PeerError> {
+        let asked = (Kind::Store, Bytes::from(request.encode()));
         let mut exchange = self.ask(peer, asked, Capabilities::STORE, Some(self.shared.limits.answer)).await?;
         while !bytes.is_empty() {
             let part = bytes.split_to(bytes.len().min(PAYLOAD_BYTES_MAX));

@@ -153,7 +153,13 @@ impl Fill {
     }
 
     fn request(&self, file: &FileObject, index: BlockIndex, extent: Extent, priority: Priority) -> ReadRequest {
-        ReadRequest { block: file.block_ref(index), extent, want: Want::Fill, background: priority == Priority::Background }
+        ReadRequest {
+            block: file.block_ref(index),
+            extent,
+            want: Want::Fill,
+            background: priority == Priority::Background,
+            elsewhere: false,
+        }
     }
 
     /// Asks other nodes for the flight's bytes; again, and with haste, when a reader joins what nobody waited for.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
+use forebay_peer::StoreRequest;
 use forebay_wire::id::NodeName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
 use super::flight::Flight;
 use super::lane::BUFFER_UNIT_BYTES;
-use super::{FileObject, Fill, FillError, chain};
+use super::{FileObject, Fill, FillError, Shared, chain};
 use crate::peer::Way;
 use forebay_source::Priority;
 use forebay_source::metrics::Counter;
@@ -32,6 +33,8 @@ pub struct CopyMetrics {
     pub sent: Counter,
     /// Bytes of them.
     pub sent_bytes: Counter,
+    /// Of the blocks that another node took, those that it has only while many ask for them.
+    pub lent: Counter,
     /// Copies that another node did not take: it is away, or has no room.
     pub refused: Counter,
     /// Blocks whose copies were not sent at the fill, because as many waited as may.
@@ -113,6 +116,16 @@ impl Fill {
         self.send_copies(file, index, None, targets).await
     }
 
+    /// Sends a block that is here to `target`, for as long as it is asked for often; whether it has it then. Waits for its turn.
+    pub(super) async fn lend(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex, target: &NodeName) -> bool {
+        let Some(shared) = self.shared.get() else { return false };
+        let Ok(_place) = shared.copying.places.acquire().await else { return false };
+        let Some(bytes) = self.read_whole(file, index).await else { return false };
+        let is_lent = self.send_one(shared, file, index, target, bytes, true).await;
+        self.metrics.copies.lent.add(u64::from(is_lent));
+        is_lent
+    }
+
     async fn send_copies(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex, kept: Option<Kept>, targets: &[NodeName]) -> usize {
         let Some(shared) = self.shared.get() else { return 0 };
         let Ok(_place) = shared.copying.places.acquire().await else { return 0 };
@@ -126,20 +139,36 @@ impl Fill {
         };
         let mut taken = 0;
         for target in targets {
-            match shared.neighbours.peers().store(target, &file.block_ref(index), bytes.clone()).await {
-                Ok(true) => {
-                    taken += 1;
-                    self.metrics.copies.sent.add(1);
-                    self.metrics.copies.sent_bytes.add(bytes.len() as u64);
-                }
-                Ok(false) => self.metrics.copies.refused.add(1),
-                Err(error) => {
-                    self.metrics.copies.refused.add(1);
-                    debug!(key = %file.describe(), block = index.0, peer = %target, error = %chain(&error), "a copy was not taken");
-                }
-            }
+            taken += usize::from(self.send_one(shared, file, index, target, bytes.clone(), false).await);
         }
         taken
+    }
+
+    async fn send_one(
+        &self,
+        shared: &Shared,
+        file: &FileObject,
+        index: BlockIndex,
+        target: &NodeName,
+        bytes: Bytes,
+        by_demand: bool,
+    ) -> bool {
+        let (len, request) = (bytes.len() as u64, StoreRequest { block: file.block_ref(index), by_demand });
+        let is_taken = match shared.neighbours.peers().store(target, &request, bytes).await {
+            Ok(is_taken) => is_taken,
+            Err(error) => {
+                debug!(key = %file.describe(), block = index.0, peer = %target, error = %chain(&error), "a copy was not taken");
+                false
+            }
+        };
+        let copies = &self.metrics.copies;
+        if is_taken {
+            copies.sent.add(1);
+            copies.sent_bytes.add(len);
+        } else {
+            copies.refused.add(1);
+        }
+        is_taken
     }
 
     /// A block of the store. Its memory is bounded by `SENDING_MAX`.

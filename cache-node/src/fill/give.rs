@@ -22,18 +22,31 @@ const PIECE_BYTES_MAX: u64 = 512 << 10;
 /// How long a peer waits for a flight that waits for another node in its turn, which is only so while lists of nodes differ.
 const TURN_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How another node asks for a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub want: Want,
+    /// Nobody waits for it.
+    pub background: bool,
+    /// It asks another node if it is told to.
+    pub may_go_elsewhere: bool,
+}
+
 impl Fill {
     /// `extent` of block `index`, for another node. `Want::Fill` brings what isn't here, if this node is one of the first for the block.
-    pub async fn give(
-        self: &Arc<Self>,
-        file: Arc<FileObject>,
-        index: BlockIndex,
-        extent: Extent,
-        want: Want,
-        background: bool,
-    ) -> Result<Given, Refusal> {
+    pub async fn give(self: &Arc<Self>, file: Arc<FileObject>, index: BlockIndex, extent: Extent, asked: Asked) -> Result<Given, Refusal> {
+        let Asked { want, background, may_go_elsewhere } = asked;
         let block = BlockId { object: file.object.id, index };
         let whole = self.block_size.extent(index, file.object.size).ok_or_else(|| Refusal::Malformed("no such block".to_owned()))?;
+        match want {
+            Want::Held => self.touch_lent(block),
+            Want::Fill if background => {}
+            Want::Fill => {
+                if let Some(other) = self.spread(&file, index, Self::part_of(extent, whole), may_go_elsewhere) {
+                    return Err(Refusal::Elsewhere(other));
+                }
+            }
+        }
         let is_here = self.store.contains(&file.object, index);
         if !is_here {
             match want {

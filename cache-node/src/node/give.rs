@@ -9,13 +9,14 @@ use bytes::Bytes;
 use forebay_manifest::Manifest;
 use forebay_peer::{
     BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest, Refusal,
+    StoreRequest,
 };
 use forebay_source::{Key, Version};
 use futures::StreamExt;
 use tokio::io::AsyncReadExt;
 
 use super::{Dataset, Node};
-use crate::fill::FileObject;
+use crate::fill::{Asked, FileObject};
 use crate::rules::Placement;
 
 /// Of a manifest, read at once.
@@ -45,15 +46,20 @@ impl Blocks for Gives {
             // By another spec than the caller's: what is never cached each node reads for itself.
             return Err(Refusal::NotMine);
         }
-        node.fill.give(file, request.block.index, request.extent, request.want, request.background).await
+        let asked = Asked { want: request.want, background: request.background, may_go_elsewhere: request.elsewhere };
+        node.fill.give(file, request.block.index, request.extent, asked).await
     }
 
-    async fn store(&self, block: BlockRef, mut body: Body) -> Result<bool, Refusal> {
+    async fn store(&self, request: StoreRequest, mut body: Body) -> Result<bool, Refusal> {
+        let StoreRequest { block, by_demand } = request;
         let (node, file) = self.file(&block)?;
         let extent = node.block_size.extent(block.index, block.object.size);
         let Some(extent) = extent.filter(|_| file.placement != Placement::Pass) else { return Ok(false) };
         if node.store.contains(&block.object, block.index) {
             return Ok(true);
+        }
+        if by_demand && !node.store.has_room_beside(&block.object, extent.len()) {
+            return Ok(false);
         }
         // Before the first byte is read: who gives waits until there is memory.
         let _memory = node.fill.memory_to_take(extent.len()).await;
@@ -61,7 +67,11 @@ impl Blocks for Gives {
         while let Some(piece) = body.next().await {
             bytes.extend_from_slice(&piece?);
         }
-        Ok(bytes.len() as u64 == extent.len() && node.fill.take(&file, block.index, &bytes).await)
+        let is_kept = bytes.len() as u64 == extent.len() && node.fill.take(&file, block.index, &bytes).await;
+        if is_kept && by_demand {
+            node.fill.lent(&file, block.index);
+        }
+        Ok(is_kept)
     }
 
     async fn manifest(&self, request: ManifestRequest) -> Result<Option<(ManifestHead, Body)>, Refusal> {

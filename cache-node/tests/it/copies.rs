@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use forebay_node::control::{Control, DrainProgress};
+use forebay_node::fill::LENT_UNREAD;
 use futures::StreamExt;
 
 use crate::memory_source::{MemorySource, pattern};
@@ -169,5 +170,49 @@ async fn s_16_a_node_that_was_drained_may_go_without_a_read_of_the_source() {
     rigs[2].node.stop().await;
     read_all(&rigs[..2], &files).await;
     assert_eq!(source.bytes.load(Relaxed), before);
+    stop_all(rigs).await;
+}
+
+/// Reads everything on every node until this holds.
+async fn read_until(rigs: &[Arc<Rig>], files: &BTreeMap<String, usize>, what: &str, is_so: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < limit, "{what} within 30 s");
+        read_all(rigs, files).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_17_a_block_that_many_nodes_ask_for_is_on_several_and_on_one_again_when_it_is_cool() {
+    let (source, cache) = (MemorySource::new(), Cache::new(6));
+    let (hot, cool) = (small(&source, 1), fill(&source, 20));
+    let rules = "  rules: [{ path: /, localCopy: Never, copies: { min: 1, max: 3 } }]\n";
+    let rigs = together(&cache, &[0, 1, 2, 3, 4, 5], &source, rules).await;
+    read_all(&rigs, &cool).await;
+    let before = source.bytes.load(Relaxed);
+    read_until(&rigs, &hot, "three copies of what all ask for", || holders(&rigs, &hot) == [3]).await;
+    assert_eq!(source.bytes.load(Relaxed) - before, bytes_of(&hot), "copies are not read from the source");
+    let given = || rigs.iter().map(|rig| rig.node.shared().unwrap().1.bytes.get()).collect::<Vec<_>>();
+    let at_first = given();
+    for _ in 0..40 {
+        read_all(&rigs, &hot).await;
+    }
+    let given: Vec<u64> = given().iter().zip(at_first).map(|(now, before)| now - before).filter(|bytes| *bytes > 0).collect();
+    let all: u64 = given.iter().sum();
+    assert!(given.len() == 3 && given.iter().all(|bytes| *bytes * 2 <= all), "three nodes give, none more than half: {given:?}");
+    assert!(holders(&rigs, &cool).iter().all(|count| *count == 1), "what few ask for is on one");
+
+    let cool_down = |after: Duration| {
+        let at = Instant::now() + after;
+        for rig in &rigs {
+            rig.node.fill().cool(at);
+        }
+    };
+    cool_down(LENT_UNREAD / 2);
+    assert_eq!(holders(&rigs, &hot), [3], "it was read a moment ago");
+    cool_down(LENT_UNREAD);
+    assert_eq!(holders(&rigs, &hot), [1], "its owner has it");
+    read_all(&rigs, &hot).await;
+    assert_eq!(source.bytes.load(Relaxed) - before, bytes_of(&hot));
     stop_all(rigs).await;
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use forebay_node::control::PreloadState;
 use forebay_node::node::{Node, Towards};
-use forebay_peer::{BlockRef, DatasetId, FreeRequest, ManifestRequest, PeerError, PeerLimits, ReadRequest, Refusal, Want};
+use forebay_peer::{BlockRef, DatasetId, FreeRequest, ManifestRequest, PeerError, PeerLimits, ReadRequest, Refusal, StoreRequest, Want};
 use forebay_wire::block::{BlockId, BlockIndex, Extent, ObjectRef};
 use forebay_wire::dataset_spec::Eviction;
 use forebay_wire::id::NodeName;
@@ -487,10 +487,15 @@ async fn manifests_blocks_and_frees_go_from_node_to_node() {
         index: BlockIndex(0),
     };
     let bytes = pattern(files[&path] as u64, files[&path]).slice(..(BLOCK as usize).min(files[&path]));
-    assert!(peers.store(&name(1), &block, bytes.clone()).await.unwrap());
+    assert!(peers.store(&name(1), &StoreRequest { block: block.clone(), by_demand: false }, bytes.clone()).await.unwrap());
     assert!(rigs[1].node.store().contains(&file.object, BlockIndex(0)));
-    let held =
-        ReadRequest { block: block.clone(), extent: Extent::new(0, bytes.len() as u64).unwrap(), want: Want::Held, background: false };
+    let held = ReadRequest {
+        block: block.clone(),
+        extent: Extent::new(0, bytes.len() as u64).unwrap(),
+        want: Want::Held,
+        background: false,
+        elsewhere: false,
+    };
     assert_eq!(peers.read(&name(1), &held).await.unwrap().whole().await.unwrap(), bytes);
     assert_eq!(source.bytes.load(Relaxed), 0);
     // A key that isn't the object's is no block of this data set.

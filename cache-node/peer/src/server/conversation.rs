@@ -17,7 +17,7 @@ use crate::connection::{Reader, Writer};
 use crate::error::Refusal;
 use crate::frame::{Frame, FrameError, Kind, PAYLOAD_BYTES_MAX};
 use crate::handshake::{Agreed, Capabilities};
-use crate::message::{self, FreeRequest, HoldsRequest, ManifestRequest, ReadRequest};
+use crate::message::{self, FreeRequest, HoldsRequest, ManifestRequest, ReadRequest, StoreRequest};
 
 /// Pieces of a block on their way from the connection to the store.
 const PIECES_MAX: usize = 2;
@@ -98,8 +98,8 @@ impl<'a> Conversation<'a> {
         match frame.kind {
             Kind::Read => self.read(ReadRequest::decode(&payload, size).map_err(malformed)?).await,
             Kind::Store => {
-                let (block, bytes) = message::decode_store(&payload, size).map_err(malformed)?;
-                self.store(block, bytes).await
+                let (request, bytes) = StoreRequest::decode(&payload, size).map_err(malformed)?;
+                self.store(request, bytes).await
             }
             Kind::Manifest => self.manifest(ManifestRequest::decode(&payload).map_err(malformed)?).await,
             Kind::Free => {
@@ -176,11 +176,11 @@ impl<'a> Conversation<'a> {
     }
 
     /// Hands the block that follows to the store, piece by piece; what the store doesn't read any more is read and dropped.
-    async fn store(&mut self, block: message::BlockRef, bytes: u64) -> Result<(), Ended> {
+    async fn store(&mut self, request: StoreRequest, bytes: u64) -> Result<(), Ended> {
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
         let body = futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) });
         let blocks = self.server.blocks.clone();
-        let mut work: Pin<Box<dyn Future<Output = _> + Send>> = blocks.store(block, body.boxed());
+        let mut work: Pin<Box<dyn Future<Output = _> + Send>> = blocks.store(request, body.boxed());
         let (mut sender, mut left, mut piece, mut outcome) = (Some(sender), bytes, None::<Bytes>, None);
         while outcome.is_none() || left > 0 {
             tokio::select! {

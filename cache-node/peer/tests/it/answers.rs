@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use forebay_peer::{Event, FreeRequest, Freed, ManifestHead, ManifestRequest, Peers, Security};
 
-use crate::rig::{Authority, BLOCK, Has, Running, block, client, name, patient, pattern, read, serve, wait_until};
+use crate::rig::{Authority, BLOCK, Has, Running, block, client, given, name, patient, pattern, read, serve, wait_until};
 
 async fn pair(security: Security) -> (Running, Arc<Peers>) {
     let server = serve("a", security.clone()).await;
@@ -105,13 +105,13 @@ async fn an_answer_that_nobody_wants_is_cancelled_and_its_connection_used_again(
 async fn a_block_is_stored_by_a_peer_or_declined() {
     for (server, client) in each_security().await {
         let (kept, bytes) = (block(1, 400_000), pattern(400_000));
-        assert!(client.store(&name("a"), &kept, bytes.clone()).await.unwrap());
+        assert!(client.store(&name("a"), &given(kept.clone()), bytes.clone()).await.unwrap());
         assert_eq!(server.shelf.stored.lock()[&kept.id()], bytes);
         // Declined at the first piece: the rest is read past, and the connection goes on.
         let mut declined = pattern(900_000).to_vec();
         declined[..4].copy_from_slice(b"full");
-        assert!(!client.store(&name("a"), &block(2, 900_000), declined.into()).await.unwrap());
-        assert!(client.store(&name("a"), &block(3, 5), Bytes::from_static(b"hello")).await.unwrap());
+        assert!(!client.store(&name("a"), &given(block(2, 900_000)), declined.into()).await.unwrap());
+        assert!(client.store(&name("a"), &given(block(3, 5)), Bytes::from_static(b"hello")).await.unwrap());
         assert_eq!(server.shelf.stored.lock().len(), 2);
         assert_eq!(server.metrics.connections.get(), 1);
     }

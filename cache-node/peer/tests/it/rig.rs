@@ -13,7 +13,7 @@ use bytes::Bytes;
 use forebay_daemon::identity::Identity;
 use forebay_peer::{
     BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, Introduction, ManifestHead, ManifestRequest, PeerLimits,
-    Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, Want, server,
+    Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, StoreRequest, Want, server,
 };
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use forebay_wire::id::NodeName;
@@ -46,8 +46,12 @@ pub(crate) fn block(number: u128, size: u64) -> BlockRef {
     BlockRef { dataset, object, key: "key".into(), version: "v1".into(), index: BlockIndex(0) }
 }
 
+pub(crate) fn given(block: BlockRef) -> StoreRequest {
+    StoreRequest { block, by_demand: false }
+}
+
 pub(crate) fn read(block: &BlockRef, start: u64, end: u64) -> ReadRequest {
-    ReadRequest { block: block.clone(), extent: Extent::new(start, end).unwrap(), want: Want::Fill, background: false }
+    ReadRequest { block: block.clone(), extent: Extent::new(start, end).unwrap(), want: Want::Fill, background: false, elsewhere: false }
 }
 
 /// What a fake node does when a block is asked for.
@@ -113,7 +117,8 @@ impl Blocks for Shelf {
         }
     }
 
-    async fn store(&self, block: BlockRef, mut body: Body) -> Result<bool, Refusal> {
+    async fn store(&self, request: StoreRequest, mut body: Body) -> Result<bool, Refusal> {
+        let block = request.block;
         known(&block.dataset)?;
         let mut bytes = Vec::new();
         while let Some(piece) = body.next().await {

@@ -7,7 +7,8 @@ use forebay_peer::{Capabilities, ConnectError, DatasetId, PeerError, Refusal, Se
 use time::OffsetDateTime;
 
 use crate::rig::{
-    Authority, BLOCK, CACHE, Has, Running, block, client, in_a_day, introduction, name, patient, pattern, read, serve, serve_at, wait_until,
+    Authority, BLOCK, CACHE, Has, Running, block, client, given, in_a_day, introduction, name, patient, pattern, read, serve, serve_at,
+    wait_until,
 };
 
 /// How a client with this fares at the server's door.
@@ -103,7 +104,7 @@ async fn what_an_older_release_does_not_know_is_not_asked_of_it() {
     let older = forebay_peer::Introduction { capabilities: Capabilities::READ, ..introduction("a") };
     let server = serve_at("127.0.0.1:0", older, security.clone()).await;
     let client = client(security, patient(), &[("a", server.address)]);
-    let error = client.store(&name("a"), &block(1, 10), pattern(10)).await.unwrap_err();
+    let error = client.store(&name("a"), &given(block(1, 10)), pattern(10)).await.unwrap_err();
     assert!(matches!(error, PeerError::Unsupported { what: "store a block", .. }), "{error:?}");
     assert!(client.bypassed().is_empty() && !error.is_of_the_peer());
     assert_eq!((server.metrics.requests.get(), server.metrics.malformed.get()), (0, 0));

@@ -288,10 +288,5 @@ fn degraded(observed: &Observed, summary: &Summary, failure: Option<(&String, u3
         );
         return is("EvictionDiffers", message);
     }
-    if !summary.ignored.is_empty() {
-        let message =
-            format!("this version of Forebay does nothing with {}: leave it out, or expect nothing of it", summary.ignored.join(", "));
-        return is("FieldsIgnored", message);
-    }
     NewCondition::new(Degraded, false, "AsExpected", "it works as it should")
 }

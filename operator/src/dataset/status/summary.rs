@@ -11,7 +11,6 @@ use forebay_wire::node_service::{DatasetStatus, ListingStatus, PreloadState};
 use forebay_wire::rule::CacheMode;
 use forebay_wire::unit;
 
-use super::super::ignored;
 use super::super::observe::Observed;
 use crate::nodes::NodeView;
 
@@ -76,8 +75,6 @@ pub struct Summary {
     pub asks_for_nothing: bool,
     pub suspended: bool,
     pub frozen: bool,
-    /// Fields that this version does nothing with.
-    pub ignored: Vec<String>,
     /// It asks for an eviction that the other data sets of its cache don't share.
     pub eviction_differs: bool,
     /// How old the list of files may be.
@@ -117,7 +114,6 @@ impl Summary {
             suspended: preload.suspend.unwrap_or(false),
             frozen: sync.mode == Some(SyncMode::Never),
             eviction_differs: spec.eviction.is_some_and(|wish| wish != Eviction::Hold && wish != observed.eviction),
-            ignored: ignored::fields(spec),
             interval_ms: interval.map_or(SYNC_INTERVAL_MS, |interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)),
             says,
         }
