@@ -20,7 +20,7 @@ median() { sort -n | awk '{ v[NR] = $1 } END { printf "%.2f\n", NR % 2 ? v[(NR +
 operator_alone() {
     local told
     # A certificate and a connection for each node.
-    ulimit -n 65536
+    ulimit -n "$(ulimit -Hn)"
     told=$(e2e/cluster/envtest.sh run "$FOREBAY_RELEASE/examples/operator_bench" "$FOREBAY_RELEASE/forebay-operator" "$datasets" "$nodes" "$rest" 2>"$work/operator.log" | tail -1) \
         || { tail -20 "$work/operator.log" >&2; return 1; }
     figure() { python3 -c 'import json, sys; print(round(json.loads(sys.argv[1])[sys.argv[2]], 2))' "$told" "$1"; }

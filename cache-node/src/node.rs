@@ -40,7 +40,7 @@ use crate::handover::{Adopted, Handover};
 use crate::peer::{self, Neighbours, PeerSetupError};
 use crate::preload::Preload;
 use crate::reader::Reader;
-use crate::refresh::Refresh;
+use crate::refresh::{Group, Refresh};
 use crate::rules::RuleTable;
 use forebay_manifest::{Catalog, ManifestError, RemovedList};
 use forebay_source::{Limits, Rates, SourceError, SourceHandle};
@@ -53,6 +53,8 @@ const OPEN_FILES_MAX: usize = 512;
 /// How long a full or failing tier is left alone.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Expiry, `keepFreePercent`, half-empty segments.
+/// Pods of a cache start within so long of each other; and a node that is silent for so long isn't waited for.
+const TAKE_OVER: Duration = Duration::from_secs(5);
 const MAINTAIN_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +113,8 @@ pub struct Node {
     stop: CancellationToken,
     started: Instant,
     latencies: Arc<Latencies>,
+    /// How long this node waits for those that list before it.
+    take_over: Duration,
     /// Changes the log while running; set by whoever owns the log.
     log_level: Mutex<Option<LogLevel>>,
 }
@@ -119,12 +123,19 @@ type LogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send>;
 
 /// Seconds since the Unix epoch.
 /// How a node meets the others of its cache.
-#[derive(Default)]
 pub struct Towards {
     /// Its patience: other than usual on machines that are busy with tests.
     pub limits: PeerLimits,
     /// What it shows; `None`: the certificates that its configuration names.
     pub identity: Option<Arc<Identity>>,
+    /// How long it waits for those that list before it.
+    pub take_over: Duration,
+}
+
+impl Default for Towards {
+    fn default() -> Self {
+        Self { limits: PeerLimits::default(), identity: None, take_over: TAKE_OVER }
+    }
 }
 
 fn now_seconds() -> u32 {
@@ -140,7 +151,7 @@ impl Node {
 
     /// The same, with another bearing towards other nodes.
     pub fn start_towards(config: NodeConfig, eviction: Eviction, runtime: Handle, towards: Towards) -> Result<Arc<Self>, NodeError> {
-        let Towards { limits, identity } = towards;
+        let Towards { limits, identity, take_over } = towards;
         let block_size = BlockSize::new(config.block_size.bytes()).ok_or(NodeError::BlockSize { bytes: config.block_size.bytes() })?;
         let store = Arc::new(Store::open(store_config(&config, block_size, eviction))?);
         let rates = config.source_limits;
@@ -165,6 +176,7 @@ impl Node {
             stop: CancellationToken::new(),
             started: Instant::now(),
             latencies: Arc::default(),
+            take_over,
             log_level: Mutex::new(None),
         });
         node.tasks.lock().spawn_on(maintain(node.store.clone(), node.stop.clone()), &runtime);
@@ -281,7 +293,8 @@ impl Node {
             runtime: self.runtime.clone(),
             clock: now_seconds,
         });
-        let refresh = Refresh::new(fs.clone(), catalog, manifests, interval);
+        let group = self.shared.as_ref().map(|(neighbours, _)| Group::new(neighbours.clone(), dataset, self.take_over));
+        let refresh = Refresh::new(fs.clone(), catalog, manifests, interval, group);
         refresh.resume().map_err(failed)?;
         let preload = Preload::new(fs.clone(), spec.preload.max_bytes_per_second.map(|size| size.bytes()));
         let stop = self.stop.child_token();

@@ -98,6 +98,17 @@ impl View {
         Holders { own: first.contains(&self.own), others: others.collect() }
     }
 
+    /// The other nodes before and after this one in the ranks of a block, best first. Of those after it only the first few.
+    pub fn order(&self, block: BlockId) -> (Vec<NodeName>, Vec<NodeName>) {
+        let ranks = self.placement.ranks_of_slot(Slot::of(block));
+        let ranks = ranks.as_slice();
+        let names = |ranks: &[PeerIndex]| ranks.iter().map(|peer| self.placement.peer(*peer).name.clone()).collect();
+        match ranks.iter().position(|peer| *peer == self.own) {
+            Some(at) => (names(&ranks[..at]), names(&ranks[at + 1..])),
+            None => (names(ranks), Vec::new()),
+        }
+    }
+
     /// Whether this node shares blocks with one of that name.
     pub fn has(&self, name: &NodeName) -> bool {
         self.placement.find(name).is_some()
@@ -189,6 +200,9 @@ impl Neighbours {
         Way::Others { ranks: before.iter().map(|peer| view.placement.peer(*peer).name.clone()).collect(), is_next: own.is_some() }
     }
 
+    pub fn own(&self) -> &NodeName {
+        &self.own
+    }
     pub fn peers(&self) -> &Arc<Peers> {
         &self.peers
     }

@@ -2,7 +2,11 @@
 //! Knows listings, manifests, when. Does not know FUSE or blocks.
 //! Invariant: a listing that failed changes nothing; what serves goes on serving.
 
+mod group;
+mod lead;
 mod list;
+
+pub use group::Group;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -114,10 +118,22 @@ pub struct Refresh {
     outcomes: watch::Sender<Outcome>,
     /// Manifests that began to serve; grows with each.
     synced: watch::Sender<u64>,
+    /// The other nodes that have the data set; `None`: this one lists for itself.
+    group: Option<Group>,
+    /// Whether it is this node that lists.
+    leads: AtomicBool,
+    /// Those after this one in rank were asked once.
+    caught_up: AtomicBool,
+    /// Guards when a node before this one in rank answered last; at first when this node began to wait for that.
+    heard_at: Mutex<Instant>,
+    /// Guards the highest number of a manifest that other nodes are known to have.
+    known: Mutex<(u64, u64)>,
+    /// Guards when the listing of the manifest that serves began; `None` after a restart.
+    began: Mutex<Option<Instant>>,
 }
 
 impl Refresh {
-    pub fn new(fs: Arc<Filesystem>, catalog: Arc<Catalog>, folder: PathBuf, interval: Option<Duration>) -> Arc<Self> {
+    pub fn new(fs: Arc<Filesystem>, catalog: Arc<Catalog>, folder: PathBuf, interval: Option<Duration>, group: Option<Group>) -> Arc<Self> {
         Arc::new(Self {
             fs,
             catalog,
@@ -130,6 +146,12 @@ impl Refresh {
             asked: Notify::new(),
             outcomes: watch::Sender::new(Outcome::default()),
             synced: watch::Sender::new(0),
+            group,
+            leads: AtomicBool::new(false),
+            caught_up: AtomicBool::new(false),
+            heard_at: Mutex::new(Instant::now()),
+            known: Mutex::default(),
+            began: Mutex::default(),
         })
     }
 
@@ -223,7 +245,7 @@ impl Refresh {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.due() => {}
+                () = self.until_due() => {}
             }
             self.outcomes.send_modify(|last| last.busy = true);
             let outcome = tokio::select! {
@@ -255,6 +277,10 @@ impl Refresh {
             }
             self.outcomes.send_modify(|last| *last = Outcome { number: last.number + 1, busy: false, error: failed });
             if outcome.is_err() {
+                if let Some(group) = &self.group {
+                    // Those after this one may stand in for it.
+                    self.follow(group, &group.order().1, false).await;
+                }
                 let asked = self.asked.notified();
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -264,6 +290,14 @@ impl Refresh {
                 }
                 pause = (pause * 2).min(RETRY_MAX).min(self.interval.unwrap_or(RETRY_MAX).max(RETRY_MIN));
             }
+        }
+    }
+
+    /// Returns when a listing is due, and it is this node that does it.
+    async fn until_due(self: &Arc<Self>) {
+        match &self.group {
+            Some(group) => self.until_leading(group).await,
+            None => self.due().await,
         }
     }
 
@@ -298,20 +332,29 @@ impl Refresh {
     async fn refresh(self: &Arc<Self>) -> Result<Changes, RefreshError> {
         let number = *self.number.lock().get_or_insert_with(|| self.fs.begin_listing());
         self.progress.running.store(true, Relaxed);
+        let began = Instant::now();
         let listed = self.list().await;
         self.progress.running.store(false, Relaxed);
         let path = listed?;
         *self.number.lock() = None;
         let this = self.clone();
-        tokio::task::spawn_blocking(move || this.adopt(path, number)).await.map_err(|_| RefreshError::Aborted)?
+        let adopted = tokio::task::spawn_blocking(move || this.adopt(path, number)).await.map_err(|_| RefreshError::Aborted)?;
+        if adopted.is_ok() {
+            *self.began.lock() = Some(began);
+        }
+        adopted
     }
 
     fn adopt(&self, path: PathBuf, number: u64) -> Result<Changes, RefreshError> {
         let current = self.fs.manifest();
         let listed = Manifest::open(&path)?;
         let manifest = match current {
-            // Nothing changed: the manifest that serves is as good, and cookies and pages of it stay good.
-            Some(current) if current.summary().digest == listed.summary().digest && !self.fs.is_damaged(&current) => {
+            // Nothing changed: the manifest that serves is as good, and cookies and pages of it stay good. Unless a node has another, newer one.
+            Some(current)
+                if current.summary().digest == listed.summary().digest
+                    && !self.fs.is_damaged(&current)
+                    && self.newest() <= self.catalog.newest() =>
+            {
                 drop(listed);
                 if let Err(error) = std::fs::remove_file(&path) {
                     warn!(path = %path.display(), %error, "a manifest that isn't needed can't be removed");

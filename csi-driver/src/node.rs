@@ -22,6 +22,10 @@ use crate::volume::{Volume, VolumeId};
 
 /// How long a request waits for an earlier one on its volume before kubelet is told to come again.
 const TURN_WITHIN: Duration = Duration::from_secs(30);
+/// How long a new pod's data set may be unknown before kubelet is told so.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+/// Between two questions whether it is known now: a socket, and a lookup in memory.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 const NOT_STAGED: &str = "nothing is staged: a session is mounted with its first volume and ends with its last";
 
 #[derive(Clone, Debug)]
@@ -62,6 +66,20 @@ impl NodeService {
         turn.ok_or_else(|| Error::Pending { volume: volume.to_string() })
     }
 
+    /// A pod is often made together with its data set, and comes here before the cache node was told. Kubelet's own next attempt would come later and
+    /// later, so a while is waited for that here.
+    async fn bind(&self, volume: &Volume, target: &Target) -> Result<(), Error> {
+        let begin = Instant::now();
+        loop {
+            match self.sessions.bind(volume, target).await {
+                Err(Error::Unknown { .. } | Error::NoCacheNode { .. }) if begin.elapsed() < KNOWN_WITHIN => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                bound => return bound,
+            }
+        }
+    }
+
     fn target(&self, field: &'static str, text: &str) -> Result<Target, Error> {
         if text.is_empty() { Err(Error::Missing { field }) } else { Ok(self.kubelet.target(field, text)?) }
     }
@@ -92,7 +110,7 @@ impl Node for NodeService {
             check(request.volume_capability)?;
             let volume = Volume::parse(&id, &request.volume_context)?;
             let _turn = this.turn(&id).await?;
-            this.sessions.bind(&volume, &target).await?;
+            this.bind(&volume, &target).await?;
             Ok(csi::NodePublishVolumeResponse {})
         })
         .await

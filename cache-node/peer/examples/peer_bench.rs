@@ -13,8 +13,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use forebay_daemon::identity::{Identity, Protocol};
 use forebay_peer::frame::{self, Kind, PAYLOAD_BYTES_MAX};
 use forebay_peer::{
-    BlockRef, Blocks, Body, DatasetId, Event, FreeRequest, Freed, Given, HoldsRequest, Introduction, ManifestHead, ManifestRequest,
-    PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, StoreRequest, Want, server,
+    BlockRef, Blocks, Body, DatasetId, Event, FreeRequest, Freed, Given, HoldsRequest, Introduction, ListingState, ManifestRequest,
+    Offered, PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, StoreRequest, Want, server,
 };
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use forebay_wire::id::NodeName;
@@ -48,8 +48,8 @@ impl Blocks for Shelf {
     async fn store(&self, _: StoreRequest, _: Body) -> Result<bool, Refusal> {
         Ok(false)
     }
-    async fn manifest(&self, _: ManifestRequest) -> Result<Option<(ManifestHead, Body)>, Refusal> {
-        Ok(None)
+    async fn manifest(&self, _: ManifestRequest) -> Result<Offered, Refusal> {
+        Ok(Offered { listing: ListingState::default(), newer: None })
     }
     async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal> {
         Ok(vec![true; request.blocks.len()])

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use super::error::Refusal;
-use super::message::{FreeRequest, Freed, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest, StoreRequest};
+use super::message::{FreeRequest, Freed, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest, StoreRequest};
 
 /// Bytes in order, in pieces of any size. Dropped when nobody wants the rest.
 pub type Body = BoxStream<'static, Result<Bytes, Refusal>>;
@@ -18,6 +18,13 @@ pub struct Given {
     pub body: Body,
 }
 
+/// The list of files of a data set, as it is here.
+pub struct Offered {
+    pub listing: ListingState,
+    /// `None` when the caller's is as new.
+    pub newer: Option<(ManifestHead, Body)>,
+}
+
 /// One node's blocks and manifests, for its peers. The caller has proved that it is of this cache; whether this node was told of the data set is for
 /// each method to find out, and `UnknownDataset` if not. A future that is dropped gives up the wait, not a fill that others share.
 #[async_trait]
@@ -26,8 +33,8 @@ pub trait Blocks: Send + Sync + 'static {
     async fn read(&self, request: ReadRequest) -> Result<Given, Refusal>;
     /// Takes a block of `body`'s bytes; whether it is kept. Need not read `body` to its end.
     async fn store(&self, request: StoreRequest, body: Body) -> Result<bool, Refusal>;
-    /// `None` when there is none that is newer.
-    async fn manifest(&self, request: ManifestRequest) -> Result<Option<(ManifestHead, Body)>, Refusal>;
+    /// May wait for a listing, when that was asked for.
+    async fn manifest(&self, request: ManifestRequest) -> Result<Offered, Refusal>;
     async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal>;
     /// Which of the blocks are here, in their order.
     async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal>;

@@ -21,14 +21,15 @@ pub mod server;
 mod transport;
 
 pub use answer::{Answer, Event};
-pub use blocks::{Blocks, Body, Given};
+pub use blocks::{Blocks, Body, Given, Offered};
 pub use error::{ConnectError, PeerError, Refusal, SourceFailure, SourceFailureKind};
 pub use fetch::Unfetched;
 pub use handshake::{Capabilities, Introduction};
 pub use message::{
-    BlockRef, DatasetId, FreeRequest, Freed, HOLDS_MAX, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest, StoreRequest, Want,
+    BlockRef, DatasetId, FreeRequest, Freed, HOLDS_MAX, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest,
+    StoreRequest, Want,
 };
 pub use metrics::{ClientMetrics, ServerMetrics};
-pub use peers::{PeerLimits, Peers};
+pub use peers::{Listed, PeerLimits, Peers};
 pub use server::{Server, ServerLimits};
 pub use transport::Security;

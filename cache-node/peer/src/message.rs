@@ -99,6 +99,18 @@ pub struct ManifestRequest {
     pub dataset: DatasetId,
     /// Term and sequence of the one that the caller has; (0, 0) for none.
     pub than: (u64, u64),
+    /// The source is to be listed first, if it is the asked node that does it.
+    pub refresh: bool,
+}
+
+/// How the listing of a data set is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListingState {
+    /// Since the last one that succeeded; `None` when there was none.
+    pub age_ms: Option<u64>,
+    /// Why the last one failed, and a number for who must act; empty when it didn't.
+    pub error: String,
+    pub trouble: u32,
 }
 
 /// What a manifest that follows is.
@@ -108,6 +120,8 @@ pub struct ManifestHead {
     pub sequence: u64,
     /// Of the file.
     pub bytes: u64,
+    /// Since its listing began; `None` when that isn't known any more.
+    pub began_ms_ago: Option<u64>,
 }
 
 /// Asks to drop what is cached below paths.
@@ -224,22 +238,40 @@ impl StoreRequest {
 impl ManifestRequest {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let (term, sequence) = self.than;
-        wire::ManifestRequest { dataset: self.dataset.0.to_string(), term, sequence }.encode_to_vec()
+        wire::ManifestRequest { dataset: self.dataset.0.to_string(), term, sequence, refresh: self.refresh }.encode_to_vec()
     }
     pub(crate) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let message: wire::ManifestRequest = decode(payload)?;
-        Ok(Self { dataset: dataset(&message.dataset)?, than: (message.term, message.sequence) })
+        Ok(Self { dataset: dataset(&message.dataset)?, than: (message.term, message.sequence), refresh: message.refresh })
     }
 }
 
 impl ManifestHead {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        wire::ManifestHead { term: self.term, sequence: self.sequence, bytes: self.bytes }.encode_to_vec()
+        let Self { term, sequence, bytes, began_ms_ago } = *self;
+        wire::ManifestHead { term, sequence, bytes, began_ms_ago }.encode_to_vec()
     }
     pub(crate) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let wire::ManifestHead { term, sequence, bytes } = decode(payload)?;
-        Ok(Self { term, sequence, bytes })
+        let wire::ManifestHead { term, sequence, bytes, began_ms_ago } = decode(payload)?;
+        Ok(Self { term, sequence, bytes, began_ms_ago })
     }
+}
+
+impl ListingState {
+    pub(crate) fn to_wire(&self) -> wire::ListingState {
+        let Self { age_ms, error, trouble } = self.clone();
+        wire::ListingState { age_ms, error: cut(&error).to_owned(), trouble }
+    }
+    pub(crate) fn from_wire(state: Option<wire::ListingState>) -> Self {
+        let wire::ListingState { age_ms, error, trouble } = state.unwrap_or_default();
+        Self { age_ms, error, trouble }
+    }
+}
+
+/// At most `DETAIL_BYTES_MAX`.
+fn cut(detail: &str) -> &str {
+    let end = detail.char_indices().map(|(at, _)| at).take_while(|at| *at <= DETAIL_BYTES_MAX).last().unwrap_or(0);
+    if detail.len() <= DETAIL_BYTES_MAX { detail } else { &detail[..end] }
 }
 
 impl FreeRequest {
@@ -305,9 +337,7 @@ pub(crate) fn encode_refusal(refusal: &Refusal) -> Vec<u8> {
             (kind, detail.as_str())
         }
     };
-    let cut = detail.char_indices().map(|(at, _)| at).take_while(|at| *at <= DETAIL_BYTES_MAX).last().unwrap_or(0);
-    let detail = if detail.len() <= DETAIL_BYTES_MAX { detail } else { &detail[..cut] };
-    wire::Error { kind: kind.into(), detail: detail.to_owned() }.encode_to_vec()
+    wire::Error { kind: kind.into(), detail: cut(detail).to_owned() }.encode_to_vec()
 }
 
 pub(crate) fn decode_refusal(payload: &[u8]) -> Result<Refusal, Malformed> {

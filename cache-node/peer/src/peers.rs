@@ -27,7 +27,7 @@ use super::exchange::{Exchange, Line};
 use super::frame::{Frame, Kind, PAYLOAD_BYTES_MAX};
 use super::handshake::{self, Capabilities, Introduction};
 use super::health::{Breaker, Latency};
-use super::message::{self, FreeRequest, Freed, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest, StoreRequest};
+use super::message::{self, FreeRequest, Freed, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest, StoreRequest};
 use super::metrics::ClientMetrics;
 use super::transport::Security;
 
@@ -147,17 +147,20 @@ impl Peers {
     }
 
     /// Asks for a manifest that is newer than the caller's. There is no limit to how long it takes while bytes come.
-    pub async fn manifest(&self, peer: &NodeName, request: &ManifestRequest) -> Result<Option<(ManifestHead, Answer)>, PeerError> {
+    pub async fn manifest(&self, peer: &NodeName, request: &ManifestRequest) -> Result<Listed, PeerError> {
         let asked = (Kind::Manifest, Bytes::from(request.encode()));
         let mut exchange = self.ask(peer, asked, Capabilities::MANIFEST, None).await?;
         loop {
             let Frame { kind, payload, .. } = exchange.next().await?;
             match kind {
                 Kind::Waiting => {}
-                Kind::Done => return Ok(None),
+                Kind::Done => {
+                    let done: wire::Done = message::decode(&payload).map_err(|why| exchange.nonsense(why.0))?;
+                    return Ok(Listed::Same(ListingState::from_wire(done.listing)));
+                }
                 Kind::ManifestHead => {
                     let head = ManifestHead::decode(&payload).map_err(|why| exchange.nonsense(why.0))?;
-                    return Ok(Some((head, Answer::new(exchange, head.bytes))));
+                    return Ok(Listed::Newer(head, Answer::new(exchange, head.bytes)));
                 }
                 _ => return Err(exchange.nonsense(format!("a {kind:?} came instead of a manifest"))),
             }
@@ -205,6 +208,13 @@ impl Peers {
         self.shared.metrics.requests.add(1);
         Exchange::begin(peer, line, place, asked, deadline).await
     }
+}
+
+/// What a peer has of a data set's list of files.
+pub enum Listed {
+    /// Nothing newer.
+    Same(ListingState),
+    Newer(ManifestHead, Answer),
 }
 
 /// Waits for the end of a request that isn't answered with bytes.

@@ -85,6 +85,10 @@ pub trait Source: Send + Sync + 'static {
     async fn checksum(&self, _key: &Key, _version: &Version) -> Result<Option<Checksum>, SourceError> {
         Ok(None)
     }
+    /// How many seconds its clock is before ours, where it tells the time. Wrappers needn't know.
+    fn clock_offset_seconds(&self) -> Option<i64> {
+        None
+    }
 }
 
 /// Why a source didn't give what was asked. `origin` is the source's name.

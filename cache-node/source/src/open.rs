@@ -53,6 +53,11 @@ impl SourceHandle {
         self.on_demand.name()
     }
 
+    /// How many seconds the source's clock is before ours, by its last answer to a listing; `None` for one that doesn't tell.
+    pub fn clock_offset_seconds(&self) -> Option<i64> {
+        self.client.current().clock_offset_seconds()
+    }
+
     /// Uses other credentials, or other trust, from the next request on; limits and counters go on. `location` is the one it was opened with.
     pub fn renew(&self, location: &Location, access: &SourceAccess) -> Result<(), SourceError> {
         *self.client.current.write() = client(location, access)?;

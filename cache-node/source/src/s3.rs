@@ -197,6 +197,10 @@ impl Source for S3 {
         &self.name
     }
 
+    fn clock_offset_seconds(&self) -> Option<i64> {
+        Self::clock_offset_seconds(self)
+    }
+
     async fn list(&self, request: &ListRequest) -> Result<ListPage, SourceError> {
         let context = self.context("list", &Key(request.prefix.clone()));
         // Not escaped at first: some servers say that they escaped and didn't (s3s). Others put U+FFFD for what XML can't hold (MinIO),

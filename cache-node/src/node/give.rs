@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_manifest::Manifest;
 use forebay_peer::{
-    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, ManifestHead, ManifestRequest, ReadRequest, Refusal,
-    StoreRequest,
+    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, ManifestHead, ManifestRequest, Offered, ReadRequest,
+    Refusal, StoreRequest,
 };
 use forebay_source::{Key, Version};
 use futures::StreamExt;
@@ -74,16 +74,24 @@ impl Blocks for Gives {
         Ok(is_kept)
     }
 
-    async fn manifest(&self, request: ManifestRequest) -> Result<Option<(ManifestHead, Body)>, Refusal> {
+    async fn manifest(&self, request: ManifestRequest) -> Result<Offered, Refusal> {
         let (_, dataset) = self.dataset(&request.dataset)?;
-        let Some(manifest) = dataset.fs.manifest() else { return Ok(None) };
-        let summary = manifest.summary();
-        let number = (summary.term, summary.sequence);
-        if number <= request.than {
-            return Ok(None);
+        let refresh = &dataset.refresh;
+        refresh.heard_of(request.than);
+        // Asked by one that goes by another order it would wait for a third, and that maybe for the first.
+        if request.refresh && refresh.leads() {
+            // How it went is in the state.
+            drop(refresh.refresh_now().await);
         }
+        let listing = refresh.state();
+        let number = |manifest: &Manifest| (manifest.summary().term, manifest.summary().sequence);
+        let Some(manifest) = dataset.fs.manifest().filter(|manifest| number(manifest) > request.than) else {
+            return Ok(Offered { listing, newer: None });
+        };
+        let (term, sequence) = number(&manifest);
+        let began_ms_ago = refresh.began_ms_ago();
         let (bytes, body) = open(&manifest).await.map_err(|error| Refusal::Internal(format!("read the list of files: {error}")))?;
-        Ok(Some((ManifestHead { term: number.0, sequence: number.1, bytes }, body)))
+        Ok(Offered { listing, newer: Some((ManifestHead { term, sequence, bytes, began_ms_ago }, body)) })
     }
 
     async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal> {

@@ -5,22 +5,23 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Refresh, RefreshError};
 use forebay_manifest::{BuildOptions, MountedSource, listing};
+use forebay_source::ListRequest;
 use forebay_source::listing::ListOptions;
 
-/// Who lists: one node by itself for now; a lease of the cluster will count them.
+/// Of a node that lists for itself.
 const TERM: u64 = 1;
 
 impl Refresh {
     /// Lists every source and builds the manifest; gives its path, in the catalog's folder. What a failed listing got is gone on with.
     pub(super) async fn list(&self) -> Result<PathBuf, RefreshError> {
-        let (term, sequence) = self.catalog.newest();
+        let (term, sequence) = self.next_number().await;
         let sources = self.fs.sources();
         let mounted = sources.iter().map(|(mount, origin)| MountedSource {
             name: origin.identity.clone(),
             mount_path: String::from_utf8_lossy(mount).into_owned(),
         });
         let created_seconds = crate::fs::seconds_of(std::time::SystemTime::now());
-        let build = BuildOptions { term: term.max(TERM), sequence: sequence + 1, created_seconds, sources: mounted.collect() };
+        let build = BuildOptions { term, sequence, created_seconds, sources: mounted.collect() };
         let clients: Vec<_> = sources.iter().map(|(_, origin)| origin.handle.background()).collect();
         let progress = self.progress.clone();
         let note = move |listed: listing::ListingProgress| {
@@ -28,5 +29,28 @@ impl Refresh {
             progress.requests.store(listed.pages, Relaxed);
         };
         Ok(listing::list(&self.folder, &clients, build, ListOptions::default(), note).await?)
+    }
+
+    /// Term and sequence of a listing that begins now: above all that are known. Of several nodes that may list, the term is the time by the source's
+    /// clock, in milliseconds since 1970, so that of two listings the one that saw the source later has the higher number.
+    async fn next_number(&self) -> (u64, u64) {
+        let (term, sequence) = self.newest();
+        let Some(group) = &self.group else { return (term.max(TERM), sequence + 1) };
+        let now = self.source_ms().await;
+        // A clock that went back: still no two nodes have the same number.
+        if now > term { (now, 1) } else { (term, sequence + 1 + group.own_part()) }
+    }
+
+    /// By this machine's clock where the source doesn't tell.
+    async fn source_ms(&self) -> u64 {
+        let sources = self.fs.sources();
+        let offset = || sources.first().and_then(|(_, origin)| origin.handle.clock_offset_seconds());
+        if let (None, Some((_, origin))) = (offset(), sources.first()) {
+            // Any answer tells the time, a refusal too.
+            let request = ListRequest { prefix: Default::default(), after: None, before: None, one_level: true };
+            drop(origin.handle.background().list(&request).await);
+        }
+        let own = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(own.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(offset().unwrap_or(0).saturating_mul(1000))
     }
 }

@@ -26,7 +26,7 @@ fn corpus(target: &str, more: &[&str]) -> Vec<Vec<u8>> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let folders = [repository.join("fuzz/seeds").join(target)].into_iter().chain(more.iter().map(|folder| repository.join(folder)));
     let rows = folders.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
-    let mut paths: Vec<_> = rows.map(|row| row.unwrap().path()).collect();
+    let mut paths: Vec<_> = rows.map(|row| row.unwrap().path()).filter(|path| path.is_file()).collect();
     assert!(!paths.is_empty(), "{target} begins with nothing");
     paths.sort();
     [Vec::new()].into_iter().chain(paths.iter().map(|path| std::fs::read(path).unwrap())).collect()

@@ -16,6 +16,7 @@ mod fuzz_smoke;
 mod holder;
 mod keys;
 mod laptop;
+mod manifests;
 mod memory_source;
 mod peers;
 mod preload;

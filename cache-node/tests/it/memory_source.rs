@@ -21,6 +21,8 @@ pub(crate) struct MemorySource {
     objects: Mutex<BTreeMap<Vec<u8>, (u64, Bytes)>>,
     next: AtomicU64,
     pub(crate) reads: AtomicU64,
+    /// Pages of listings of everything: a folder that is listed on demand isn't one.
+    pub(crate) pages: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) away: AtomicBool,
 }
@@ -78,6 +80,7 @@ impl Source for MemorySource {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage, SourceError> {
+        self.pages.fetch_add(u64::from(!request.one_level), Ordering::Relaxed);
         self.here("list", &request.prefix)?;
         let mut page = ListPage::default();
         let mut last = None;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::Server;
-use crate::blocks::{Body, Given};
+use crate::blocks::{Body, Given, Offered};
 use crate::connection::{Reader, Writer};
 use crate::error::Refusal;
 use crate::frame::{Frame, FrameError, Kind, PAYLOAD_BYTES_MAX};
@@ -143,8 +143,10 @@ impl<'a> Conversation<'a> {
         match self.while_wanted(blocks.manifest(request)).await? {
             Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
             Went::On(Err(refusal)) => self.refuse(&refusal).await,
-            Went::On(Ok(None)) => self.done(wire::Done::default()).await,
-            Went::On(Ok(Some((head, body)))) => {
+            Went::On(Ok(Offered { listing, newer: None })) => {
+                self.done(wire::Done { listing: Some(listing.to_wire()), ..wire::Done::default() }).await
+            }
+            Went::On(Ok(Offered { newer: Some((head, body)), .. })) => {
                 self.send(Kind::ManifestHead, false, head.encode().into()).await?;
                 self.pour(body, head.bytes).await
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forebay_peer::{Event, FreeRequest, Freed, ManifestHead, ManifestRequest, Peers, Security};
+use forebay_peer::{Event, FreeRequest, Freed, Listed, ListingState, ManifestHead, ManifestRequest, Peers, Security};
 
 use crate::rig::{Authority, BLOCK, Has, Running, block, client, given, name, patient, pattern, read, serve, wait_until};
 
@@ -121,14 +121,16 @@ async fn a_block_is_stored_by_a_peer_or_declined() {
 async fn a_manifest_comes_if_it_is_newer() {
     for (server, client) in each_security().await {
         let (dataset, bytes) = (block(1, 1).dataset, pattern(3_000_001));
-        let head = ManifestHead { term: 2, sequence: 7, bytes: bytes.len() as u64 };
-        let ask = |than| ManifestRequest { dataset: dataset.clone(), than };
-        assert!(client.manifest(&name("a"), &ask((0, 0))).await.unwrap().is_none());
+        let head = ManifestHead { term: 2, sequence: 7, bytes: bytes.len() as u64, began_ms_ago: Some(7) };
+        let ask = |than| ManifestRequest { dataset: dataset.clone(), than, refresh: false };
+        let state = ListingState { age_ms: Some(5), error: "no".to_owned(), trouble: 2 };
+        *server.shelf.listing.lock() = state.clone();
+        assert!(matches!(client.manifest(&name("a"), &ask((0, 0))).await.unwrap(), Listed::Same(told) if told == state));
         *server.shelf.manifest.lock() = Some((head, bytes.clone()));
         for (than, is_newer) in [((0, 0), true), ((1, 99), true), ((2, 6), true), ((2, 7), false), ((3, 0), false)] {
             let answer = client.manifest(&name("a"), &ask(than)).await.unwrap();
-            assert_eq!(answer.is_some(), is_newer, "{than:?}");
-            if let Some((told, answer)) = answer {
+            assert_eq!(matches!(answer, Listed::Newer(..)), is_newer, "{than:?}");
+            if let Listed::Newer(told, answer) = answer {
                 assert_eq!((told, answer.whole().await.unwrap()), (head, bytes.to_vec()));
             }
         }

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_daemon::identity::Identity;
 use forebay_peer::{
-    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, Introduction, ManifestHead, ManifestRequest, PeerLimits,
-    Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, StoreRequest, Want, server,
+    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, Introduction, ListingState, ManifestHead, ManifestRequest,
+    Offered, PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, StoreRequest, Want, server,
 };
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use forebay_wire::id::NodeName;
@@ -68,6 +68,7 @@ pub(crate) struct Shelf {
     pub(crate) blocks: Mutex<HashMap<BlockId, Has>>,
     pub(crate) stored: Mutex<HashMap<BlockId, Vec<u8>>>,
     pub(crate) manifest: Mutex<Option<(ManifestHead, Bytes)>>,
+    pub(crate) listing: Mutex<ListingState>,
     pub(crate) freed: Mutex<Vec<String>>,
     /// Times that somebody was given a fill.
     pub(crate) fills: AtomicU64,
@@ -131,11 +132,12 @@ impl Blocks for Shelf {
         Ok(true)
     }
 
-    async fn manifest(&self, request: ManifestRequest) -> Result<Option<(ManifestHead, Body)>, Refusal> {
+    async fn manifest(&self, request: ManifestRequest) -> Result<Offered, Refusal> {
         known(&request.dataset)?;
         let manifest = self.manifest.lock().clone();
         let newer = manifest.filter(|(head, _)| (head.term, head.sequence) > request.than);
-        Ok(newer.map(|(head, bytes)| (head, futures::stream::iter([Ok(bytes)]).boxed())))
+        let newer = newer.map(|(head, bytes)| (head, futures::stream::iter([Ok(bytes)]).boxed()));
+        Ok(Offered { listing: self.listing.lock().clone(), newer })
     }
 
     async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal> {

@@ -1,0 +1,126 @@
+//! One node of a cache lists a data set, the others take its list of files: real nodes in one process, over one source that counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use crate::memory_source::{MemorySource, pattern};
+use crate::peers::{Cache, fill, read_all, serve_all_of, stop_all};
+use crate::semantics::Rig;
+
+const INTERVAL: &str = "  sync: { interval: 1h }\n";
+/// What the lister found is with all nodes by then; a busy machine gets more.
+const WITHIN: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 2 });
+
+async fn shows(rig: &Rig, path: &str) -> bool {
+    rig.find(path).await.is_ok()
+}
+
+/// Waits until each of `rigs` shows the path, or each doesn't.
+async fn all_show(rigs: &[Arc<Rig>], path: &str, expected: bool) -> Duration {
+    let begin = Instant::now();
+    loop {
+        let mut count = 0;
+        for rig in rigs {
+            count += usize::from(shows(rig, path).await == expected);
+        }
+        if count == rigs.len() {
+            return begin.elapsed();
+        }
+        assert!(begin.elapsed() < WITHIN, "{path} is {expected} on {count} of {} nodes", rigs.len());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn lister(rigs: &[Arc<Rig>]) -> usize {
+    let listers: Vec<usize> = (0..rigs.len()).filter(|at| rigs[*at].dataset.refresh.leads()).collect();
+    assert_eq!(listers.len(), 1, "one lists: {listers:?}");
+    listers[0]
+}
+
+fn put(source: &MemorySource, files: &mut BTreeMap<String, usize>, path: &str) {
+    source.put(path.as_bytes(), pattern(1000, 1000));
+    files.insert(path.to_owned(), 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_18_one_node_lists_and_what_it_finds_is_with_all_at_once() {
+    let source = MemorySource::new();
+    let mut files = fill(&source, 250);
+    let alone = Cache::new(1).serve_all(&source, INTERVAL).await;
+    let pages = source.pages.swap(0, Relaxed);
+    stop_all(alone).await;
+
+    let cache = Cache::new(4);
+    let rigs = cache.serve_all(&source, INTERVAL).await;
+    assert_eq!(source.pages.load(Relaxed), pages, "four nodes list as one does");
+    read_all(&rigs, &files).await;
+    let first = lister(&rigs);
+    put(&source, &mut files, "d0/new");
+    // Somebody asks a node that doesn't list: it is the lister that does it.
+    let other = (first + 1) % 4;
+    rigs[other].sync().await;
+    assert!(shows(&rigs[other], "d0/new").await, "who asked has it when it is told so");
+    println!("all show it after {:?}", all_show(&rigs, "d0/new", true).await);
+    // Where it cuts the keys into ranges changes from one to the next.
+    assert!(source.pages.load(Relaxed) < 3 * pages, "listed twice: {} pages, {pages} the first time", source.pages.load(Relaxed));
+    let number = |rig: &Arc<Rig>| (rig.fs().manifest().unwrap().summary().term, rig.fs().manifest().unwrap().summary().sequence);
+    assert!(rigs.iter().all(|rig| number(rig) == number(&rigs[0])));
+    source.delete(b"d0/new");
+    files.remove("d0/new");
+    rigs[first].sync().await;
+    all_show(&rigs, "d0/new", false).await;
+    read_all(&rigs, &files).await;
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_18_when_the_lister_is_lost_the_next_in_rank_lists() {
+    let (source, cache) = (MemorySource::new(), Cache::new(4));
+    let mut files = fill(&source, 60);
+    let mut rigs = cache.serve_all(&source, INTERVAL).await;
+    let lost = rigs.remove(lister(&rigs));
+    lost.node.stop().await;
+    put(&source, &mut files, "d1/new");
+    rigs[0].sync().await;
+    all_show(&rigs, "d1/new", true).await;
+    lister(&rigs);
+    read_all(&rigs, &files).await;
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_18_two_listers_bring_no_deleted_file_back() {
+    let (source, cache) = (MemorySource::new(), Cache::new(4));
+    let files = fill(&source, 60);
+    let rigs = serve_all_of(&cache, &[0, 1, 2, 3], &source, INTERVAL).await;
+    let gone = files.keys().next().unwrap().clone();
+    let split = |rigs: &[Arc<Rig>], numbers: &[usize]| {
+        let list: Vec<_> = numbers.iter().map(|number| cache.list[*number].clone()).collect();
+        numbers.iter().for_each(|number| rigs[*number].node.set_peers(&list).unwrap());
+    };
+    split(&rigs, &[0, 1]);
+    split(&rigs, &[2, 3]);
+    let (left, right) = rigs.split_at(2);
+    // Each side has a lister of its own. The right one's list is older, and so is what it says of the file.
+    put(&source, &mut files.clone(), "d2/new");
+    right[0].sync().await;
+    all_show(right, "d2/new", true).await;
+    assert!(shows(&right[0], &gone).await);
+    source.delete(gone.as_bytes());
+    left[0].sync().await;
+    all_show(left, &gone, false).await;
+
+    split(&rigs, &[0, 1, 2, 3]);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(3) {
+        for rig in left {
+            assert!(!shows(rig, &gone).await, "a deleted file came back after {:?}", begin.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    all_show(&rigs, &gone, false).await;
+    all_show(&rigs, "d2/new", true).await;
+    stop_all(rigs).await;
+}
