@@ -99,11 +99,11 @@ at_rest() {
     local program pid before after hz=100
     declare -A before
     for program in forebay-operator forebay-csi forebay-node; do
-        for pid in $(pgrep -x "$program"); do before[$pid]=$(awk '{ print $14 + $15 }' "/proc/$pid/stat"); done
+        for pid in $(pgrep -x "${program:0:15}"); do before[$pid]=$(awk '{ print $14 + $15 }' "/proc/$pid/stat"); done
     done
     sleep "$rest"
     for program in forebay-operator forebay-csi forebay-node; do
-        for pid in $(pgrep -x "$program"); do
+        for pid in $(pgrep -x "${program:0:15}"); do
             after=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
             echo "$(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status") $(awk '/^RssAnon/ { print $2 }' "/proc/$pid/status") $((after - ${before[$pid]:-$after}))"
         done | sort -n | tail -1 >"$work/of"
