@@ -113,6 +113,13 @@ enum Command {
     /// One node of a cluster's cache; started by the operator's DaemonSet
     #[command(hide = true)]
     Cluster(serve::ClusterArgs),
+    /// What this node of a cluster holds and how well it serves, as JSON; `kubectl forebay` runs it in the node's pod
+    #[command(hide = true)]
+    Report {
+        /// The folder that `cluster` was given
+        #[arg(long)]
+        run: PathBuf,
+    },
     /// The folders of a node's tiers, before it starts without privileges
     #[command(hide = true)]
     PrepareFolders(folders::PrepareFoldersArgs),
@@ -228,6 +235,7 @@ pub fn main() -> Exit {
         Command::LogLevel { mount_point, directives } => commands::log_level(&environment, &mount_point, directives),
         Command::Doctor { dataset, node, output } => commands::doctor(&environment, dataset.as_deref(), &node, output.output),
         Command::Cluster(args) => serve::cluster(args),
+        Command::Report { run } => commands::report(&run),
         Command::PrepareFolders(args) => folders::prepare_folders(&args),
         Command::Serve(args) => serve::serve(&args),
         Command::Holder { folder } => mount::hold(&folder),

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::Serialize;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, report};
 pub use server::{listen, serve};
 
 /// What `node` answers to the command line. Every method may be repeated.
@@ -80,6 +80,12 @@ pub struct DatasetStatus {
     pub serving: String,
     /// Why it works less well than it could; empty when all is well.
     pub degraded: Vec<String>,
+    /// Bytes that readers got from the local store.
+    pub read_store_bytes: u64,
+    /// And from other nodes of the cache.
+    pub read_peer_bytes: u64,
+    /// And from the source.
+    pub read_source_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

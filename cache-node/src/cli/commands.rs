@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::{Environment, NodeArgs, Output, output, settings};
 use crate::control::{Client, DrainProgress, NodeStatus, PreloadProgress, PreloadState};
-use crate::{doctor, holder};
+use crate::{control, doctor, holder};
 
 /// A daemon that doesn't answer by then is as good as gone; others are still told about.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -161,6 +161,18 @@ pub(super) fn refresh(environment: &Environment, mount_point: &Path) -> Result<E
 pub(super) fn log_level(environment: &Environment, mount_point: &Path, directives: String) -> Result<Exit, Failure> {
     forebay_daemon::logging::check(&directives).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     block_on(async { Ok(client(environment, mount_point).await?.set_log_level(directives).await?) })?;
+    Ok(Exit::Ok)
+}
+
+pub(super) fn report(run: &Path) -> Result<Exit, Failure> {
+    let socket = run.join("node.sock");
+    let report = block_on(async {
+        match tokio::time::timeout(ANSWER_WITHIN, control::report(&socket)).await {
+            Ok(report) => Ok(report?),
+            Err(_) => Err(Failure::new(Exit::Temporary, "the node doesn't answer")),
+        }
+    })?;
+    output::json(&report);
     Ok(Exit::Ok)
 }
 

@@ -71,6 +71,12 @@ fn dataset(dataset: &DatasetStatus) {
     println!("  cached    {} ({percent} %), {} files", bytes(dataset.cached_bytes), HumanCount(dataset.cached_files));
     println!("  reads     {} hits, {} misses", HumanCount(dataset.hits), HumanCount(dataset.misses));
     println!(
+        "  from      cache {}, other nodes {}, source {}",
+        bytes(dataset.read_store_bytes),
+        bytes(dataset.read_peer_bytes),
+        bytes(dataset.read_source_bytes)
+    );
+    println!(
         "  fetched   {} in {} requests, {} errors",
         bytes(dataset.source_bytes),
         HumanCount(dataset.source_requests),

@@ -83,7 +83,8 @@ impl Service {
 }
 
 impl Cluster {
-    async fn observe(&self) -> wire::SyncReply {
+    /// Also what a report is made of.
+    pub(super) async fn observe(&self) -> wire::SyncReply {
         let status: crate::control::NodeStatus = self.node.status().await;
         let by_name = |name: &str| status.datasets.iter().find(|dataset| dataset.name == name).cloned();
         let state = self.state.lock();

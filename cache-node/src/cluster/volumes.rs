@@ -1,4 +1,4 @@
-//! Answers the CSI driver of this machine: which data set a volume means, its mount, its figures.
+//! Answers the CSI driver of this machine: which data set a volume means, its mount, its figures. And `forebay-node report`, beside it.
 //! Knows the service's messages. Its texts reach pods' events, so each says what to do.
 
 use std::io;
@@ -84,5 +84,10 @@ impl Volumes for Service {
             cached_bytes: served.coverage.held().bytes,
             abnormal,
         }))
+    }
+
+    async fn report(&self, _: Request<wire::ReportRequest>) -> Result<Response<wire::ReportReply>, Status> {
+        let observed = Some(self.0.observe().await);
+        Ok(Response::new(wire::ReportReply { observed, version: env!("CARGO_PKG_VERSION").to_owned() }))
     }
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use forebay_wire::node_service as wire;
 use forebay_wire::node_service::node_client::NodeClient;
+use forebay_wire::volume_service::volumes_client::VolumesClient;
+use forebay_wire::volume_service::{ReportReply, ReportRequest};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use hyper_util::rt::TokioIo;
@@ -35,17 +37,7 @@ pub struct Client(NodeClient<Channel>);
 
 impl Client {
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let path = socket.to_owned();
-        let connector = tower::service_fn(move |_: http::Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        // The address is never used: the connector knows the socket.
-        let channel = Endpoint::from_static("http://node.invalid")
-            .connect_with_connector(connector)
-            .await
-            .map_err(|cause| ClientError::Connect { socket: socket.to_owned(), cause })?;
-        Ok(Self(NodeClient::new(channel)))
+        Ok(Self(NodeClient::new(channel(socket).await?)))
     }
 
     pub async fn status(&mut self) -> Result<NodeStatus, ClientError> {
@@ -85,6 +77,26 @@ impl Client {
         self.0.set_log_level(wire::SetLogLevelRequest { directives }).await.map_err(|status| failed("set the log level", &status))?;
         Ok(())
     }
+}
+
+/// What a node of a cluster, which listens at `socket`, holds and how well it serves.
+pub async fn report(socket: &Path) -> Result<ReportReply, ClientError> {
+    let mut client = VolumesClient::new(channel(socket).await?);
+    let reply = client.report(ReportRequest {}).await.map_err(|status| failed("ask for a report", &status))?;
+    Ok(reply.into_inner())
+}
+
+async fn channel(socket: &Path) -> Result<Channel, ClientError> {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    // The address is never used: the connector knows the socket.
+    Endpoint::from_static("http://node.invalid")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|cause| ClientError::Connect { socket: socket.to_owned(), cause })
 }
 
 fn failed(op: &'static str, status: &tonic::Status) -> ClientError {

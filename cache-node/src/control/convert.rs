@@ -163,7 +163,10 @@ dataset_status!(
     source_errors,
     unreachable_keys,
     serving,
-    degraded
+    degraded,
+    read_store_bytes,
+    read_peer_bytes,
+    read_source_bytes
 );
 
 impl From<DrainProgress> for wire::DrainProgress {

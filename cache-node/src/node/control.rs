@@ -293,6 +293,9 @@ impl Dataset {
                 Serving::NoOpen => "NoOpen".to_owned(),
             },
             degraded,
+            read_store_bytes: reader.bytes_store.get(),
+            read_peer_bytes: reader.bytes_peer.get(),
+            read_source_bytes: reader.bytes_source.get(),
         }
     }
 }

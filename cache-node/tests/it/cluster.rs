@@ -12,9 +12,9 @@ use forebay_wire::control_service::control_client::ControlClient;
 use forebay_wire::control_service::{
     CertificateOffer, CertificateRequest, Desired, DesiredDataset, ObservedDataset, Peer, Problem, SyncReply, SyncRequest,
 };
-use forebay_wire::node_service::PreloadState;
+use forebay_wire::node_service::{DatasetStatus, PreloadState};
 use forebay_wire::volume_service::volumes_client::VolumesClient;
-use forebay_wire::volume_service::{AttachRequest, VolumeRef};
+use forebay_wire::volume_service::{AttachRequest, ReportReply, VolumeRef};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -169,6 +169,15 @@ impl Node {
             async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
         });
         self.runtime.block_on(Endpoint::from_static("http://node").connect_with_connector(connect)).map(VolumesClient::new).unwrap()
+    }
+
+    /// What `forebay-node report` prints: the node's name, and of its one data set.
+    fn report(&self) -> (String, DatasetStatus) {
+        let output = Command::new(env!("CARGO_BIN_EXE_forebay-node")).arg("report").arg("--run").arg(self.path("run")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: ReportReply = serde_json::from_slice(&output.stdout).unwrap();
+        let mut observed = report.observed.unwrap();
+        (observed.node, observed.datasets.remove(0).status.unwrap())
     }
 
     fn mount(&self) -> Mount {
@@ -341,6 +350,14 @@ fn nodes_that_are_told_of_each_other_are_one_cache_also_after_a_restart() {
     assert_eq!(source_bytes(), all, "each byte came from the source once");
     let cached = |node: &Node| node.observed().status.unwrap().cached_bytes;
     wait_until("each to hold its share", || cached(&first) + cached(&second) == all);
+    // What `kubectl forebay status` has of each.
+    let reports = [&first, &second].map(Node::report);
+    let read = |from: fn(&DatasetStatus) -> u64| reports.iter().map(|(_, status)| from(status)).sum::<u64>();
+    assert!(read(|status| status.read_peer_bytes) > 0, "what is another's came from there: {reports:?}");
+    let all_reads =
+        read(|status| status.read_store_bytes) + read(|status| status.read_peer_bytes) + read(|status| status.read_source_bytes);
+    assert!(all_reads >= all, "each byte that was read came from somewhere: {reports:?}");
+    assert_eq!(reports.map(|(name, _)| name), ["node1", "node2"]);
     // A new operator has the list from the nodes; who knows the generation isn't told it again and again.
     assert_eq!(first.sync("", None).peers, peers);
     assert!(first.sync("1", None).peers.is_empty());

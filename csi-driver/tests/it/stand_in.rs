@@ -86,6 +86,10 @@ impl Volumes for Service {
     async fn stat(&self, _: Request<wire::VolumeRef>) -> Result<Response<wire::VolumeStat>, Status> {
         Ok(Response::new(wire::VolumeStat { bytes: FILE_BYTES as u64, files: 1, cached_bytes: 0, abnormal: Vec::new() }))
     }
+
+    async fn report(&self, _: Request<wire::ReportRequest>) -> Result<Response<wire::ReportReply>, Status> {
+        Err(Status::unimplemented("no driver asks for it"))
+    }
 }
 
 fn adopt(uid: &str, holder: &Path) -> Result<(), ProtocolError> {
