@@ -29,6 +29,11 @@ build: ## debug build of everything, tests too: what they need of other crates i
 release: ## release build of the node, the bench and the examples that it measures by, cached outside the clone
 	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-node -p forebay-bench -p forebay-manifest -p forebay-store -p forebay-peer --bins --examples
 
+.PHONY: plugin
+plugin: ## release build of kubectl-forebay, kubectl's plugin; prints where it is
+	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-plugin --bins
+	@echo $(FOREBAY_RELEASE)/kubectl-forebay
+
 .PHONY: test
 test: lint unit readers pjdfstest ## everything a change must pass: fmt, clippy, cargo deny, all tests, tidy, real readers
 

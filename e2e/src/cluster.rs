@@ -29,6 +29,22 @@ pub fn kubectl(arguments: &[&str]) -> Result<String> {
     run(command)
 }
 
+/// Runs `kubectl forebay` as kubectl finds it, with the plugin of this build in the PATH: its exit code and output. `kubeconfig` other than the tests' own is
+/// that of somebody else.
+pub fn forebay(kubeconfig: Option<&Path>, arguments: &[&str]) -> Result<(i32, String)> {
+    let folder = std::env::var("FOREBAY_RELEASE").context("FOREBAY_RELEASE names the folder that has the programs")?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new("kubectl");
+    command.arg("forebay").args(arguments).env("PATH", format!("{folder}:{path}"));
+    if let Some(kubeconfig) = kubeconfig {
+        command.env("KUBECONFIG", kubeconfig);
+    }
+    let output = command.output().context("start kubectl forebay")?;
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("$ kubectl forebay {}\n{text}", arguments.join(" "));
+    Ok((output.status.code().context("it ended by a signal")?, text))
+}
+
 /// Applies YAML, as a user would from a file.
 pub fn apply(namespace: &str, yaml: &str) -> Result<()> {
     let mut command = Command::new("kubectl");

@@ -6,6 +6,7 @@ mod cluster_changes;
 mod crash;
 mod fields;
 mod limits;
+mod plugin;
 mod uninstall;
 mod use_it;
 mod wrong_input;

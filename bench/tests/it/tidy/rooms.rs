@@ -49,6 +49,10 @@ const OPERATOR_PURE: &[&str] = &[
     "operator/src/nodes/generation.rs",
 ];
 
+/// The plugin's: what a figure means, what is wrong, which field a wish changes.
+const PLUGIN_PURE: &[&str] =
+    &["plugin/src/change.rs", "plugin/src/status.rs", "plugin/src/status/", "plugin/src/doctor.rs", "plugin/src/doctor/"];
+
 /// Everything of the node: its own crate and those of its rooms.
 const NODE: &str = "cache-node/";
 
@@ -101,6 +105,18 @@ pub(super) const RULES: &[Rule] = &[
         except: &[],
         words: &["kube::api::", "Client", "tokio::", "SystemTime::now", "Timestamp::now", "Instant::now", "std::fs"],
         instead: "this room decides on what was observed: read in `observe`, write in `apply` or `status`, take the time as an argument",
+    },
+    Rule {
+        rooms: PLUGIN_PURE,
+        except: &[],
+        words: &["kube::api::", "Client", "tokio::", "SystemTime::now", "Timestamp::now", "Instant::now", "std::fs", "println!"],
+        instead: "this room judges what was observed: read in `observe` or `live`, write in `change::apply`, print in `cli`",
+    },
+    Rule {
+        rooms: &["plugin/src/"],
+        except: &["plugin/src/cli"],
+        words: &["env::var", "env::args", "println!", "std::fs"],
+        instead: "only the command line reads flags and the environment, and prints",
     },
     Rule {
         rooms: &["operator/src/"],
