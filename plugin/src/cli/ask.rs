@@ -16,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::doctor::{self, text};
 use crate::error::Error;
 use crate::live::{self, Sample};
+use crate::status::text::plain;
 use crate::status::{self, Live, View};
 use crate::{names, observe};
 
@@ -27,7 +28,7 @@ pub(super) async fn status(cluster: &Cluster, args: &StatusArgs) -> Result<Exit,
     let every = Duration::from_secs(args.every);
     loop {
         let mut datasets = cluster.some_datasets(args.name.as_deref()).await?;
-        let (pods, mut notes) = if args.no_live || datasets.is_empty() { (Vec::new(), Vec::new()) } else { pods(cluster).await };
+        let (pods, mut notes) = if args.no_live || datasets.is_empty() { (Vec::new(), Vec::new()) } else { pods(cluster, &datasets).await };
         let mut now = None;
         if !pods.is_empty() {
             if before.is_none() {
@@ -62,13 +63,16 @@ pub(super) async fn status(cluster: &Cluster, args: &StatusArgs) -> Result<Exit,
     }
 }
 
-/// The cache nodes' pods, or why they can't be asked.
-async fn pods(cluster: &Cluster) -> (Vec<Pod>, Vec<String>) {
+/// The pods of the cache nodes that may serve `datasets`, or why they can't be asked.
+async fn pods(cluster: &Cluster, datasets: &[Dataset]) -> (Vec<Pod>, Vec<String>) {
+    let policies: BTreeSet<&str> =
+        datasets.iter().filter_map(|dataset| Some(dataset.status.as_ref()?.policy.as_ref()?.uid.as_str())).collect();
+    let serves = |pod: &Pod| live::policy_of(pod) == names::CLIENT || policies.contains(live::policy_of(pod));
     match live::pods(&cluster.client, &cluster.system).await {
         Ok(pods) if pods.is_empty() => {
             (pods, vec![format!("there are no cache nodes in {}; --forebay-namespace names another namespace", cluster.system)])
         }
-        Ok(pods) => (pods, Vec::new()),
+        Ok(pods) => (pods.into_iter().filter(serves).collect(), Vec::new()),
         Err(error) => (Vec::new(), vec![format!("the nodes were not asked: {error}")]),
     }
 }
@@ -98,7 +102,7 @@ fn show(args: &StatusArgs, views: &[View], with_namespace: bool, notes: &[String
     let mut out = std::io::stdout();
     let clear = if args.watch && args.output.output == Output::Text && out.is_terminal() { CLEAR } else { "" };
     // Who doesn't read on is no error.
-    drop(write!(out, "{clear}{text}"));
+    drop(write!(out, "{clear}{}", plain(&text)));
     drop(out.flush());
 }
 
@@ -142,6 +146,6 @@ pub(super) async fn doctor(cluster: &Cluster, args: &DoctorArgs) -> Result<Exit,
             reports.join("\n") + &blind
         }
     };
-    drop(write!(std::io::stdout(), "{text}"));
+    drop(write!(std::io::stdout(), "{}", plain(&text)));
     Ok(if wrong { Exit::Findings } else { Exit::Ok })
 }

@@ -11,6 +11,7 @@ use super::PreloadArgs;
 use crate::change::{Change, apply};
 use crate::cluster::Cluster;
 use crate::error::Error;
+use crate::status::text::plain;
 
 /// The status is written at most so often anyway.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -21,13 +22,18 @@ pub(super) async fn set(cluster: &Cluster, name: &str, change: &Change) -> Resul
     changed(cluster, name, change).await.map(|_| Exit::Ok)
 }
 
+/// Who doesn't read on is no error.
+fn say(line: &str) {
+    drop(writeln!(std::io::stdout(), "{}", plain(line)));
+}
+
 /// Sets, says what was set, and gives the revision of the preload.
 async fn changed(cluster: &Cluster, name: &str, change: &Change) -> Result<i64, Error> {
     let namespace = cluster.one_namespace()?;
     let (planned, _) = apply::apply(&cluster.datasets(), namespace, name, change).await?;
-    println!("dataset {namespace}/{name}");
+    say(&format!("dataset {namespace}/{name}"));
     for line in &planned.says {
-        println!("  {line}");
+        say(&format!("  {line}"));
     }
     Ok(planned.revision)
 }
@@ -36,7 +42,7 @@ pub(super) async fn preload(cluster: &Cluster, args: PreloadArgs) -> Result<Exit
     let PreloadArgs { name, paths, max_bytes_per_second, wait, pause: _ } = args;
     let revision = changed(cluster, &name, &Change::Preload { paths, max_bytes_per_second }).await?;
     if !wait {
-        println!("  `kubectl forebay status {name} --watch` shows how far it is");
+        say(&format!("  `kubectl forebay status {name} --watch` shows how far it is"));
         return Ok(Exit::Ok);
     }
     let (begin, mut last, mut is_told) = (Instant::now(), String::new(), false);
@@ -50,8 +56,7 @@ pub(super) async fn preload(cluster: &Cluster, args: PreloadArgs) -> Result<Exit
             Progress::Over(line) => (line, Some(Exit::Temporary)),
         };
         if line != last {
-            // Who doesn't read on is no error.
-            drop(writeln!(std::io::stdout(), "{line}"));
+            say(&line);
             last = line;
         }
         if let Some(exit) = exit {

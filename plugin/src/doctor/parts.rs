@@ -89,11 +89,14 @@ fn policy_conditions(policy: &CachePolicy) -> Vec<Finding> {
     let about = format!("cachepolicy/{}", policy.name_any());
     let conditions = policy.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let next = "see `kubectl describe cachepolicy` and the labels and taints of the nodes";
+    // A pool of nodes that is at zero, and that nobody asks for, is nobody's trouble.
+    let used = policy.status.as_ref().and_then(|status| status.datasets) != Some(0);
+    let level = if used { Level::Warn } else { Level::Note };
     let mut findings = Vec::new();
     for condition in conditions {
         match (condition.type_.as_str(), condition.status.as_str()) {
             ("Ready", "False") => {
-                findings.push(Finding::new(Level::Warn, about.clone(), &condition.message, "its Datasets are not cached", next));
+                findings.push(Finding::new(level, about.clone(), &condition.message, "its Datasets are not cached", next));
             }
             ("Degraded", "True") if condition.reason == "NotTheDefault" => {
                 findings.push(Finding::new(
@@ -105,7 +108,7 @@ fn policy_conditions(policy: &CachePolicy) -> Vec<Finding> {
                 ));
             }
             ("Degraded", "True") => {
-                findings.push(Finding::new(Level::Warn, about.clone(), &condition.message, "its cache is smaller than it should be", next));
+                findings.push(Finding::new(level, about.clone(), &condition.message, "its cache is smaller than it should be", next));
             }
             _ => {}
         }

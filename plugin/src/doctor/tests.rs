@@ -195,6 +195,19 @@ fn parts_that_do_not_run_are_told_with_the_reason_of_kubelet() {
 }
 
 #[test]
+fn a_policy_without_nodes_is_trouble_only_where_it_is_used() {
+    for (datasets, expected) in
+        [(1, "Warn cachepolicy/default: no node matches | labels"), (0, "Note cachepolicy/default: no node matches | labels")]
+    {
+        let mut world = world();
+        let condition =
+            json!({ "type": "Ready", "status": "False", "reason": "NoNodes", "message": "no node matches", "lastTransitionTime": BEFORE });
+        world.policies.as_mut().unwrap()[0].status = Some(from(json!({ "datasets": datasets, "conditions": [condition] })));
+        check(&of_parts(&world), &[expected]);
+    }
+}
+
+#[test]
 fn who_holds_least_is_told_with_what_keeps_it() {
     let report = |dataset: Value, tiers: Value| -> Result<ReportReply, Silent> {
         Ok(from(json!({ "observed": { "datasets": [dataset], "tiers": tiers } })))

@@ -113,3 +113,11 @@ fn a_time_is_told_in_two_units_at_most() {
     check(200, "3m20s");
     check(7500, "2h05m");
 }
+
+#[test]
+fn nothing_that_a_terminal_would_obey_is_shown() {
+    let mut odd = dataset();
+    odd.status.as_mut().unwrap().failed_files = vec![FailedFile { path: "/a\x1b[2J\r".to_owned(), reason: "gone".to_owned() }];
+    let text = text::plain(&text::detail(&view(&odd, None, Vec::new())));
+    assert!(text.contains("failed    /a\\u{1b}[2J\\r: gone\n"), "{text}");
+}

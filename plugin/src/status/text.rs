@@ -136,6 +136,12 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+/// `text` without what a terminal would obey: names of objects are chosen by whoever may write to a bucket.
+pub fn plain(text: &str) -> String {
+    let keep = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(keep).collect()
+}
+
 /// Rows in columns of their widest entry; the last is as long as it is.
 fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
