@@ -104,14 +104,16 @@ fn next(reason: &str) -> &'static str {
         "NamespaceNotAllowed" | "SourceNotAllowed" => {
             "ask who looks after the CachePolicy: its allowedNamespaces and allowedSources decide"
         }
-        "SecretMissing" | "SecretKeyMissing" | "CABundleMissing" | "CABundleKeyMissing" | "ReferenceProblem" => {
+        "SecretMissing" | "SecretKeyMissing" | "CABundleMissing" | "CABundleKeyMissing" | "ServiceAccountMissing" | "ReferenceProblem" => {
             "make what is missing in the Dataset's own namespace; it is read again within a minute"
         }
         "CredentialsRefused" => "mend the credentials in the secret, or the rights behind them; they are read again within a minute",
         "SourceUnreachable" | "ListingFailed" => {
             "check the bucket's name and the endpoint from a pod of the cluster; it is tried again by itself"
         }
-        "InvalidSpec" | "NotSupported" => "mend the spec by `kubectl edit dataset`",
+        "ServiceAccountDenied" => "ask who looks after the installation: serviceAccounts.enabled of the chart decides",
+        "ClaimTaken" => "rename the Dataset, or delete the claim of its name that is somebody else's",
+        "InvalidSpec" => "mend the spec by `kubectl edit dataset`",
         "InUse" => "delete the pods that use it, or wait for their end",
         "Freeing" => "wait; a node that never comes back has to leave the cluster first",
         "DoesNotFit" => "ask for less: preload.paths, rules with maxBytes; or give the policy's tiers more",
