@@ -279,7 +279,7 @@ impl Refresh {
             if outcome.is_err() {
                 if let Some(group) = &self.group {
                     // Those after this one may stand in for it.
-                    self.follow(group, &group.order().1, false).await;
+                    self.follow(group, &group.order().1, lead::Ask::Heirs).await;
                 }
                 let asked = self.asked.notified();
                 tokio::select! {

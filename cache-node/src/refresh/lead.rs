@@ -18,6 +18,16 @@ const TAKE_AGAIN: Duration = Duration::from_secs(10);
 /// What a node keeps of another's list of files while it comes; left over, the catalog removes it.
 const FETCHED: &str = "fetched.partial";
 
+/// Whom a node asks for a newer list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Lister,
+    /// The lister, which is to list before it answers.
+    ForListing,
+    /// Those that list when this one doesn't.
+    Heirs,
+}
+
 impl Refresh {
     /// Follows the lister until this node is to list, now.
     pub(super) async fn until_leading(self: &Arc<Self>, group: &Group) {
@@ -27,9 +37,9 @@ impl Refresh {
             let (before, after) = group.order();
             if !self.caught_up.swap(true, Relaxed) {
                 // Who was first in rank before a restart: those after it may have listed meanwhile.
-                self.follow(group, &after, false).await;
+                self.follow(group, &after, Ask::Heirs).await;
             }
-            let heard = self.follow(group, &before, is_asked).await;
+            let heard = self.follow(group, &before, if is_asked { Ask::ForListing } else { Ask::Lister }).await;
             match heard {
                 Some(state) if state.error.is_empty() => failing_since = None,
                 Some(_) => {
@@ -77,8 +87,9 @@ impl Refresh {
         }
     }
 
-    /// Takes what the first of `nodes` that answers has, if it is newer; `None` when none answers. With `refresh` the source is listed before.
-    pub(super) async fn follow(self: &Arc<Self>, group: &Group, nodes: &[NodeName], refresh: bool) -> Option<ListingState> {
+    /// Takes what the first of `nodes` that answers has, if it is newer; `None` when none answers.
+    pub(super) async fn follow(self: &Arc<Self>, group: &Group, nodes: &[NodeName], ask: Ask) -> Option<ListingState> {
+        let refresh = ask == Ask::ForListing;
         if nodes.is_empty() {
             return None;
         }
@@ -90,7 +101,10 @@ impl Refresh {
         let state = match heard {
             None => None,
             Some((_, Heard::Same(state))) => {
-                self.note(&state);
+                // Those after this one know of its listing what they heard from it.
+                if ask != Ask::Heirs {
+                    self.note(&state);
+                }
                 Some(state)
             }
             Some((node, Heard::Newer { path, number, began })) => {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::memory_source::{MemorySource, pattern};
-use crate::peers::{Cache, fill, read_all, serve_all_of, stop_all};
+use crate::peers::{Cache, fill, read_all, serve_all_of, stop_all, wait_for};
 use crate::semantics::Rig;
 
 const INTERVAL: &str = "  sync: { interval: 1h }\n";
@@ -122,5 +122,26 @@ async fn s_18_two_listers_bring_no_deleted_file_back() {
     }
     all_show(&rigs, &gone, false).await;
     all_show(&rigs, "d2/new", true).await;
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_18_why_the_lister_fails_is_told_by_all_until_it_doesnt() {
+    let (source, cache) = (MemorySource::new(), Cache::new(3));
+    let files = fill(&source, 30);
+    source.away.store(true, Relaxed);
+    let rigs: Vec<_> = (0..3).map(|number| Arc::new(cache.serve(number, &source, INTERVAL))).collect();
+    wait_for("all tell it", || rigs.iter().all(|rig| rig.dataset.refresh.error().is_some())).await;
+    // Over several attempts, after each of which the lister asks the others.
+    for _ in 0..100 {
+        assert!(rigs[lister(&rigs)].dataset.refresh.error().is_some());
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    source.away.store(false, Relaxed);
+    for rig in &rigs {
+        rig.listed().await;
+    }
+    wait_for("nobody tells it any more", || rigs.iter().all(|rig| rig.dataset.refresh.error().is_none())).await;
+    read_all(&rigs, &files).await;
     stop_all(rigs).await;
 }

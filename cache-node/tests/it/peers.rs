@@ -80,7 +80,7 @@ impl Cache {
         start(self.config(number, capacity_bytes))
     }
 
-    fn serve(&self, number: usize, source: &Arc<MemorySource>, rest: &str) -> Rig {
+    pub(crate) fn serve(&self, number: usize, source: &Arc<MemorySource>, rest: &str) -> Rig {
         let node = self.start(number, 1 << 30);
         let dataset = node.add_with(spec(rest), Path::new("/nowhere"), vec![source.handle()]).unwrap();
         Rig { node, dataset }
