@@ -38,7 +38,7 @@ apiVersion: v1
 kind: Pod
 metadata: { name: $1, namespace: bench }
 spec:
-  nodeName: node1
+  nodeSelector: { kubernetes.io/hostname: node1 }
   restartPolicy: Never
   terminationGracePeriodSeconds: 0
   securityContext: { runAsUser: 1000, runAsGroup: 1000, runAsNonRoot: true }
