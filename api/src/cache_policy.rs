@@ -131,7 +131,7 @@ fn capacity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Err
     unit::quantity_text(deserializer)?.ok_or_else(|| D::Error::custom("a capacity is missing"))
 }
 
-/// What the sources may be asked for.
+/// What the sources may be asked for, by all nodes of the policy together: each takes its share by weight.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SourceLimitsSpec {

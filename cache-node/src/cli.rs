@@ -17,6 +17,8 @@ use forebay_daemon::exit::Exit;
 use forebay_daemon::flags;
 use forebay_mounter::run_folder::RunRoot;
 
+use crate::control::PreloadOrder;
+
 const EXAMPLES: &str = "\
 Examples:
   forebay-node doctor dataset.yaml            what this machine gives and lacks, before the first mount
@@ -65,6 +67,9 @@ enum Command {
         /// End the load that goes on; the same command without it goes on from there
         #[arg(long, conflicts_with = "paths")]
         pause: bool,
+        /// Also read what is cached already and compare it with its checksums; what differs is loaded anew
+        #[arg(long, conflicts_with = "pause")]
+        verify: bool,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -225,8 +230,8 @@ pub fn main() -> Exit {
         Command::Mount(args) => mount::mount(&environment, &args),
         Command::Unmount { mount_point } => mount::unmount(&environment, &mount_point),
         Command::Preload { mount_point, pause: true, .. } => commands::pause_preload(&environment, &mount_point),
-        Command::Preload { mount_point, paths, pause: false, output } => {
-            commands::preload(&environment, &mount_point, paths, output.output)
+        Command::Preload { mount_point, paths, pause: false, verify, output } => {
+            commands::preload(&environment, &mount_point, PreloadOrder { paths, verify }, output.output)
         }
         Command::Status { mount_point, output } => commands::status(&environment, mount_point.as_deref(), output.output),
         Command::Free { mount_point, paths, output } => commands::free(&environment, &mount_point, paths, output.output),

@@ -6,6 +6,7 @@ mod certificate;
 mod coverage;
 mod desired_file;
 mod mounts;
+mod reports;
 mod sync;
 mod volumes;
 mod wanted;
@@ -38,6 +39,7 @@ use certificate::Certificate;
 use coverage::Coverage;
 use desired_file::DesiredFile;
 use mounts::Mounts;
+use reports::Reports;
 use wanted::{Refused, Wanted};
 
 /// What `forebay-node cluster` was told, checked.
@@ -102,6 +104,8 @@ struct Cluster {
     state: Mutex<State>,
     trigger: Trigger,
     certificate: Certificate,
+    /// Guards what was told of data sets; held for memory only.
+    reports: Mutex<Reports>,
 }
 
 #[derive(Default)]
@@ -159,6 +163,7 @@ pub async fn run(setup: Setup, mut parts: Parts) -> Result<Ended, ClusterError> 
         trigger: parts.trigger.clone(),
         file,
         certificate,
+        reports: Mutex::default(),
     });
     if let Some(last) = cluster.file.read() {
         info!(generation = last.generation, "serving what was wanted last");
@@ -218,6 +223,7 @@ impl Cluster {
     }
 
     async fn follow_in_turn(&self, request: SyncRequest) {
+        let Some(request) = self.whole(request) else { return };
         let Some(desired) = &request.desired else { return };
         // First: whose a block is must be known before any is asked for.
         self.share(desired);
@@ -251,6 +257,17 @@ impl Cluster {
             info!("starting again to follow a spec; reads wait for a moment");
             self.trigger.stop();
         }
+    }
+
+    /// `request` with all that is wanted; `None` for changes of a state that this node doesn't go by.
+    fn whole(&self, mut request: SyncRequest) -> Option<SyncRequest> {
+        let desired = request.desired.take()?;
+        if desired.since.is_empty() {
+            return Some(SyncRequest { desired: Some(desired), ..request });
+        }
+        let state = self.state.lock();
+        let before = state.wanted.as_ref().filter(|wanted| wanted.generation == desired.since)?.desired.as_ref()?;
+        Some(SyncRequest { desired: Some(desired.onto(before)), ..request })
     }
 
     /// Goes by the list of nodes in `desired`; one that can't be followed leaves the last one in force.

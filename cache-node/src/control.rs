@@ -19,7 +19,7 @@ pub use server::{listen, serve};
 pub trait Control: Send + Sync + 'static {
     async fn status(&self) -> NodeStatus;
     /// Loads `paths` (all that the Dataset's preload names when empty) and yields progress until it is done; dropping the stream doesn't stop the load.
-    async fn preload(&self, paths: Vec<String>) -> Result<BoxStream<'static, PreloadProgress>, ControlError>;
+    async fn preload(&self, order: PreloadOrder) -> Result<BoxStream<'static, PreloadProgress>, ControlError>;
     /// Ends the load that goes on; what is loaded stays, and another `preload` goes on from there.
     async fn pause_preload(&self) -> Result<(), ControlError>;
     /// Drops what is cached below `paths` (never in the source); gives the bytes that were freed.
@@ -50,6 +50,19 @@ pub struct NodeStatus {
     pub uptime: Duration,
     pub datasets: Vec<DatasetStatus>,
     pub tiers: Vec<TierStatus>,
+    /// The other nodes of its cache.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Another node of the cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerStatus {
+    pub name: String,
+    /// `host:port` of its blocks.
+    pub address: String,
+    /// It did not answer lately: reads go around it until it does.
+    pub bypassed: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -86,6 +99,23 @@ pub struct DatasetStatus {
     pub read_peer_bytes: u64,
     /// And from the source.
     pub read_source_bytes: u64,
+    /// In a cache of several nodes: who lists the sources now; empty while nobody is known to.
+    pub lister: String,
+    /// Copies that this node is to have, that another node has, and that could not be brought yet.
+    pub lacking_copies: u64,
+}
+
+impl DatasetStatus {
+    /// Of the reads so far, how many were answered without the source: `None` before the first.
+    pub fn hit_ratio(&self) -> Option<f64> {
+        let reads = self.hits + self.misses;
+        (reads > 0).then(|| self.hits as f64 / reads as f64)
+    }
+
+    /// Bytes that readers got and that the source did not have to send to this node.
+    pub fn saved_bytes(&self) -> u64 {
+        (self.read_store_bytes + self.read_peer_bytes + self.read_source_bytes).saturating_sub(self.source_bytes)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -124,6 +154,18 @@ pub struct PreloadProgress {
     /// only the bytes count.
     pub files_read_through: u64,
     pub bytes_read_through: u64,
+    /// Of what was here already: what was read and agreed with its checksums, and blocks that didn't and were loaded anew.
+    pub bytes_verified: u64,
+    pub blocks_mended: u64,
+}
+
+/// What is to be loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PreloadOrder {
+    /// Paths of the data set.
+    pub paths: Vec<String>,
+    /// Also reads what is here already and compares it with its checksums.
+    pub verify: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -179,6 +179,7 @@ impl Node {
             take_over,
             log_level: Mutex::new(None),
         });
+        node.rates.set_share(node.fill.share());
         node.tasks.lock().spawn_on(maintain(node.store.clone(), node.stop.clone()), &runtime);
         if let Some(listener) = listener {
             node.give(listener)?;
@@ -212,7 +213,10 @@ impl Node {
 
     /// Goes by another list of nodes from now on; a list without this node changes nothing. Nothing to do in a cache of one node.
     pub fn set_peers(&self, nodes: &[PeerNode]) -> Result<(), PeerSetupError> {
-        self.shared.as_ref().map_or(Ok(()), |(neighbours, _)| neighbours.set(nodes))
+        let Some((neighbours, _)) = &self.shared else { return Ok(()) };
+        neighbours.set(nodes)?;
+        self.rates.set_share(neighbours.share());
+        Ok(())
     }
 
     /// Lets the cache of all data sets go by `eviction` from now on.

@@ -4,6 +4,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use forebay_daemon::identity::{Identity, IdentityError};
@@ -34,6 +35,8 @@ pub enum PeerSetupError {
 pub enum Way {
     /// Nobody: it is this node's.
     Own,
+    /// It is this node's, and these may have it already: they were to have it by an earlier list of nodes, or are to have a copy.
+    OwnAfter { ranks: Vec<NodeName> },
     Others {
         /// Best first, at least one.
         ranks: Vec<NodeName>,
@@ -60,8 +63,21 @@ pub struct Neighbours {
     security: Security,
     peers: Arc<Peers>,
     view: ArcSwap<View>,
+    /// Lists that were in force lately, newest first: whose a block was may have it still.
+    former: ArcSwap<Vec<Former>>,
     /// Told when another list came into force.
     changes: watch::Sender<()>,
+}
+
+/// Earlier lists that are remembered.
+const FORMER_MAX: usize = 4;
+/// By then each node has brought what is its own by the list in force: see `copies`.
+const FORMER_FOR: Duration = Duration::from_secs(900);
+
+#[derive(Clone)]
+struct Former {
+    view: Arc<View>,
+    until: Instant,
 }
 
 /// One list of nodes, seen from here.
@@ -69,6 +85,8 @@ pub struct View {
     nodes: Vec<PeerNode>,
     placement: Placement,
     own: PeerIndex,
+    /// Of all weights, in all zones: each zone reads the source for itself.
+    share: f64,
 }
 
 impl View {
@@ -79,7 +97,9 @@ impl View {
             zone => Placement::new(zone)?,
         };
         let own = placement.find(own).ok_or_else(|| PeerSetupError::Unlisted { node: own.clone() })?;
-        Ok(Self { nodes: nodes.to_vec(), placement, own })
+        let whole: f64 = all.iter().map(|peer| peer.weight.get() as f64).sum();
+        let share = placement.peer(own).weight.get() as f64 / whole;
+        Ok(Self { nodes: nodes.to_vec(), placement, own, share })
     }
 
     /// The first `count` nodes of a block, or all when there are fewer.
@@ -115,7 +135,7 @@ impl View {
     }
 
     /// Name and address of the others that share blocks with this node.
-    fn others(&self) -> impl Iterator<Item = (NodeName, String)> {
+    pub fn others(&self) -> impl Iterator<Item = (NodeName, String)> {
         let shares = |node: &&PeerNode| self.placement.find(&node.name).is_some_and(|index| index != self.own);
         self.nodes.iter().filter(shares).map(|node| (node.name.clone(), node.address.clone()))
     }
@@ -146,6 +166,7 @@ impl Neighbours {
             security,
             peers,
             view: ArcSwap::from_pointee(view),
+            former: ArcSwap::default(),
             changes: watch::Sender::new(()),
         }))
     }
@@ -158,7 +179,10 @@ impl Neighbours {
         let view = View::new(nodes, &self.own)?;
         info!(nodes = view.placement.peers().len(), "another list of nodes is in force");
         self.peers.set(view.others());
-        self.view.store(Arc::new(view));
+        let now = Instant::now();
+        let last = Former { view: self.view.swap(Arc::new(view)), until: now + FORMER_FOR };
+        let former = std::iter::once(last).chain(self.former.load().iter().filter(|former| former.until > now).cloned());
+        self.former.store(Arc::new(former.take(FORMER_MAX).collect()));
         self.changes.send_replace(());
         Ok(())
     }
@@ -167,6 +191,28 @@ impl Neighbours {
     pub fn owns(&self, block: BlockId) -> bool {
         let view = self.view.load();
         view.placement.ranks(block).owner() == view.own
+    }
+
+    /// How to get a block that is this node's, of which `count` nodes are to have a copy: from who may have it, then from the source.
+    pub fn own_way(&self, block: BlockId, count: u32) -> Way {
+        let former = self.former.load();
+        if former.is_empty() && count == 1 {
+            return Way::Own;
+        }
+        let (view, now) = (self.view.load(), Instant::now());
+        let mut ranks = if count == 1 { Vec::new() } else { view.holders(block, count).others };
+        let lately = former.iter().filter(|former| former.until > now);
+        for name in lately.flat_map(|former| former.view.holders(block, count).others) {
+            if view.has(&name) && !ranks.contains(&name) {
+                ranks.push(name);
+            }
+        }
+        if ranks.is_empty() { Way::Own } else { Way::OwnAfter { ranks } }
+    }
+
+    /// Of what all nodes may ask the sources for, how much is for this one: above 0, at most 1.
+    pub fn share(&self) -> f64 {
+        self.view.load().share
     }
 
     /// The list in force.

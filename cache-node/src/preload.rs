@@ -3,6 +3,7 @@
 //! Invariant: what is here already is not asked for again, so a preload that is repeated or resumed costs only what is missing; and what the
 //! store would not keep is not asked for at all: it is read through, and doesn't count among what is to be loaded.
 
+mod bucket;
 mod list;
 
 use std::collections::VecDeque;
@@ -12,17 +13,19 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::control::{FailedFile, PreloadProgress, PreloadState};
+pub(crate) use bucket::Bucket;
+
+use crate::control::{FailedFile, PreloadOrder, PreloadProgress, PreloadState};
 use crate::fill::{FileObject, FillError, chain};
 use crate::fs::Filesystem;
 use crate::rules::Placement;
 use forebay_manifest::{EntryIndex, Manifest, ManifestError};
-use forebay_store::Plan;
-use forebay_wire::block::ObjectRef;
+use forebay_store::{Plan, ReadOutcome};
+use forebay_wire::block::{BlockId, BlockIndex, ObjectRef};
 
 /// Files at once. Fills have their own limits; this only has to keep them busy.
 const FILES_MAX: usize = 64;
@@ -55,6 +58,9 @@ struct Counters {
     /// What was to be loaded and turned out not to be kept.
     files_passed: AtomicU64,
     bytes_passed: AtomicU64,
+    /// What was here already and was read again.
+    bytes_verified: AtomicU64,
+    blocks_mended: AtomicU64,
     /// The first `FAILED_MAX` that failed, to be tried once more.
     to_retry: Mutex<Vec<Load>>,
 }
@@ -96,7 +102,12 @@ pub struct Preload {
     failed: Mutex<Vec<FailedFile>>,
     /// Told that whoever loads, or waits for its turn, is to pause.
     pause: watch::Sender<bool>,
+    /// Blocks that are read again at once: reads of the disk that nobody waits for.
+    verifying: Semaphore,
 }
+
+/// Of them at once.
+const VERIFIED_AT_ONCE: usize = 2;
 
 impl Preload {
     pub fn new(fs: Arc<Filesystem>, bytes_per_second_max: Option<u64>) -> Arc<Self> {
@@ -107,6 +118,7 @@ impl Preload {
             progress: watch::Sender::new(None),
             failed: Mutex::default(),
             pause: watch::Sender::new(false),
+            verifying: Semaphore::new(VERIFIED_AT_ONCE),
         })
     }
 
@@ -143,7 +155,7 @@ impl Preload {
         self.progress.send_replace(Some(PreloadProgress { state, ..PreloadProgress::default() }));
     }
 
-    /// The limit of the next run.
+    /// The limit of the next run: of all nodes of the cache together.
     pub fn set_rate(&self, bytes_per_second_max: Option<u64>) {
         *self.bytes_per_second_max.lock() = bytes_per_second_max;
     }
@@ -174,18 +186,19 @@ impl Preload {
     }
 
     /// Loads everything at or below `paths` (`/` for all) that rules don't keep out of the cache, that isn't for other nodes to load, and that the
-    /// store would keep, in the background's priority. Returns how it ended: `Done`, `Paused`, or `Failed` (some files are not here, also after a second attempt; `failed` names them).
+    /// store would keep, in the background's priority. With `verify` also reads what is here already, and loads anew what its checksums don't fit. Returns how it ended: `Done`, `Paused`, or `Failed` (some files are not here, also after a second attempt; `failed` names them).
     /// Cancel by `stop`: what is loaded stays.
-    pub async fn run(self: &Arc<Self>, paths: Vec<String>, stop: CancellationToken) -> Result<PreloadProgress, PreloadError> {
+    pub async fn run(self: &Arc<Self>, order: PreloadOrder, stop: CancellationToken) -> Result<PreloadProgress, PreloadError> {
         let _turn = self.turn.lock().await;
-        let ended = self.run_once(paths, stop).await;
+        let ended = self.run_once(order, stop).await;
         if let Err(PreloadError::Manifest(error)) = &ended {
             self.fs.note_damage(error);
         }
         ended
     }
 
-    async fn run_once(self: &Arc<Self>, paths: Vec<String>, stop: CancellationToken) -> Result<PreloadProgress, PreloadError> {
+    async fn run_once(self: &Arc<Self>, order: PreloadOrder, stop: CancellationToken) -> Result<PreloadProgress, PreloadError> {
+        let PreloadOrder { paths, verify } = order;
         let manifest = self.fs.manifest().ok_or(PreloadError::NoManifest)?;
         let paths = list::without_paths_below_others(paths);
         let (rules, fs) = (self.fs.rules(), self.fs.clone());
@@ -209,10 +222,11 @@ impl Preload {
         );
         let ticker = tokio::spawn(tick(self.clone(), counters.clone(), began.clone()));
         let mut pause = self.pause.subscribe();
+        let bucket = Bucket::new(*self.bytes_per_second_max.lock());
         let ended = tokio::select! {
             // An error says that nobody can pause any more.
             Ok(_) = pause.wait_for(|pause| *pause) => Ok(()),
-            ended = self.load_all(manifest, paths, plan, &counters, &stop) => ended,
+            ended = self.load_all(manifest, paths, plan, &Pace { counters: &counters, bucket, verify }, &stop) => ended,
         };
         ticker.abort();
         let mut progress = snapshot(&began, &counters, self.progress.borrow().as_ref().map_or(0, |last| last.bytes_per_second));
@@ -239,7 +253,7 @@ impl Preload {
         manifest: Arc<Manifest>,
         paths: Vec<String>,
         mut plan: Option<Plan>,
-        counters: &Counters,
+        pace: &Pace<'_>,
         stop: &CancellationToken,
     ) -> Result<(), PreloadError> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
@@ -260,11 +274,11 @@ impl Preload {
                 Ok(())
             })
         });
-        let bucket = Bucket::new(*self.bytes_per_second_max.lock());
+        let counters = pace.counters;
         let wanted =
             futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|wanted| (wanted, receiver)) });
         let load = async {
-            wanted.for_each_concurrent(FILES_MAX, |wanted| self.load_one(&manifest, wanted, counters, &bucket)).await;
+            wanted.for_each_concurrent(FILES_MAX, |wanted| self.load_one(&manifest, wanted, pace)).await;
             // Once more what failed: by the end of the run the reason may have passed.
             let again = std::mem::take(&mut *counters.to_retry.lock());
             if !again.is_empty() {
@@ -272,7 +286,7 @@ impl Preload {
                 self.failed.lock().clear();
                 counters.files_failed.fetch_sub(again.len() as u64, Relaxed);
                 let again = futures::stream::iter(again);
-                again.for_each_concurrent(FILES_MAX, |wanted| self.load_one(&manifest, wanted, counters, &bucket)).await;
+                again.for_each_concurrent(FILES_MAX, |wanted| self.load_one(&manifest, wanted, pace)).await;
             }
         };
         tokio::select! {
@@ -282,14 +296,15 @@ impl Preload {
         walk.await.map_err(|_| PreloadError::Aborted)?
     }
 
-    async fn load_one(&self, manifest: &Manifest, wanted: Load, counters: &Counters, bucket: &Bucket) {
+    async fn load_one(&self, manifest: &Manifest, wanted: Load, pace: &Pace<'_>) {
+        let counters = pace.counters;
         let (file, path) = match self.fs.file_of_entry(manifest, wanted.entry) {
             Ok(found) => found,
             Err(error) => {
                 return self.note_failed(counters, format!("entry {}", wanted.entry.0), error.to_string());
             }
         };
-        match self.load_file(&file, wanted.blocks_max, counters, bucket).await {
+        match self.load_file(&file, wanted.blocks_max, pace).await {
             Ok(Loaded::Wanted) => {
                 counters.files_done.fetch_add(1, Relaxed);
             }
@@ -308,12 +323,12 @@ impl Preload {
         }
     }
 
-    async fn load_file(&self, file: &Arc<FileObject>, blocks_max: u32, counters: &Counters, bucket: &Bucket) -> Result<Loaded, FillError> {
+    async fn load_file(&self, file: &Arc<FileObject>, blocks_max: u32, pace: &Pace<'_>) -> Result<Loaded, FillError> {
         let mut loaded = 0;
-        let outcome = self.load_blocks(file, blocks_max, counters, bucket, &mut loaded).await;
+        let outcome = self.load_blocks(file, blocks_max, pace, &mut loaded).await;
         if outcome.is_err() {
             // The file isn't here: none of it counts, and a second attempt counts all of it.
-            counters.bytes_done.fetch_sub(loaded, Relaxed);
+            pace.counters.bytes_done.fetch_sub(loaded, Relaxed);
         }
         let here = ObjectRef { size: share(&self.fs).bytes(file.object, file.local_copy), ..file.object };
         let wanted = self.fs.reader().store().bytes_of(&here, blocks_max);
@@ -325,14 +340,7 @@ impl Preload {
     }
 
     /// Ends without an error at the first block that isn't kept: the rest wouldn't be, either.
-    async fn load_blocks(
-        &self,
-        file: &Arc<FileObject>,
-        blocks_max: u32,
-        counters: &Counters,
-        bucket: &Bucket,
-        loaded: &mut u64,
-    ) -> Result<(), FillError> {
+    async fn load_blocks(&self, file: &Arc<FileObject>, blocks_max: u32, pace: &Pace<'_>, loaded: &mut u64) -> Result<(), FillError> {
         let reader = self.fs.reader();
         let class = match file.placement {
             Placement::Keep(admission) => admission.class,
@@ -340,17 +348,40 @@ impl Preload {
         };
         for index in share(&self.fs).blocks(file.object, file.local_copy).take(blocks_max as usize) {
             let len = reader.block_size().extent(index, file.object.size).map_or(0, |extent| extent.len());
-            if !reader.store().contains(&file.object, index) {
-                bucket.take(len).await;
+            if !self.is_here(file, index, pace).await {
+                // The limit is for what all nodes together ask the source for: each takes its share of it, for the blocks that are its own.
+                if reader.fill().owns(BlockId { object: file.object.id, index }) {
+                    pace.bucket.take((len as f64 / reader.fill().share()) as u64).await;
+                }
                 // Asked after the wait: others may have filled the cache meanwhile.
                 if !reader.store().would_hold(&file.object, len, class) || !reader.fill().load(file, index).await? {
                     return Ok(());
                 }
             }
             *loaded += len;
-            counters.bytes_done.fetch_add(len, Relaxed);
+            pace.counters.bytes_done.fetch_add(len, Relaxed);
         }
         Ok(())
+    }
+
+    /// Whether the block is here; with `verify` whether it is what it was.
+    async fn is_here(&self, file: &FileObject, index: BlockIndex, pace: &Pace<'_>) -> bool {
+        let (store, object) = (self.fs.reader().store().clone(), file.object);
+        if !store.contains(&object, index) || !pace.verify {
+            return store.contains(&object, index);
+        }
+        let Some(extent) = self.fs.reader().block_size().extent(index, object.size) else { return true };
+        let Ok(_turn) = self.verifying.acquire().await else { return true };
+        let read = move || {
+            let mut bytes = vec![0; extent.len() as usize];
+            matches!(store.read(&object, extent, &mut bytes), Ok(ReadOutcome::Hit))
+        };
+        let is_good = tokio::task::spawn_blocking(read).await.unwrap_or(true);
+        match is_good {
+            true => pace.counters.bytes_verified.fetch_add(extent.len(), Relaxed),
+            false => pace.counters.blocks_mended.fetch_add(1, Relaxed),
+        };
+        is_good
     }
 
     fn note_failed(&self, counters: &Counters, path: String, cause: String) {
@@ -361,6 +392,13 @@ impl Preload {
             failed.push(FailedFile { path, cause });
         }
     }
+}
+
+/// How a run loads, and what it counts.
+struct Pace<'a> {
+    counters: &'a Counters,
+    bucket: Bucket,
+    verify: bool,
 }
 
 /// Which blocks are to be on this node.
@@ -391,6 +429,8 @@ fn snapshot(began: &PreloadProgress, counters: &Counters, bytes_per_second: u64)
         bytes_per_second,
         files_read_through,
         bytes_read_through,
+        bytes_verified: counters.bytes_verified.load(Relaxed),
+        blocks_mended: counters.blocks_mended.load(Relaxed),
         ..began.clone()
     }
 }
@@ -407,29 +447,5 @@ async fn tick(preload: Arc<Preload>, counters: Arc<Counters>, began: PreloadProg
         let (then, before) = seen[0];
         let rate = (bytes - before) as f64 / then.elapsed().as_secs_f64().max(0.001);
         preload.progress.send_replace(Some(snapshot(&began, &counters, rate as u64)));
-    }
-}
-
-/// Bytes per second, in the order of asking.
-pub(crate) struct Bucket {
-    bytes_per_second: Option<u64>,
-    /// Guards when the next bytes are due.
-    next: Mutex<Instant>,
-}
-
-impl Bucket {
-    pub(crate) fn new(bytes_per_second: Option<u64>) -> Self {
-        Self { bytes_per_second, next: Mutex::new(Instant::now()) }
-    }
-
-    pub(crate) async fn take(&self, bytes: u64) {
-        let Some(rate) = self.bytes_per_second else { return };
-        let due = {
-            let mut next = self.next.lock();
-            let due = (*next).max(Instant::now());
-            *next = due + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
-            due
-        };
-        tokio::time::sleep_until(due.into()).await;
     }
 }

@@ -25,6 +25,7 @@ use forebay_manifest::listing::ListingError;
 use forebay_manifest::{Catalog, ContentId, Manifest, ManifestError, diff};
 use forebay_source::SourceError;
 use forebay_wire::block::ObjectRef;
+use forebay_wire::id::NodeName;
 
 /// First pause after a failed listing; doubles up to `RETRY_MAX`, or the interval if that is shorter.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -126,6 +127,8 @@ pub struct Refresh {
     caught_up: AtomicBool,
     /// Guards when a node before this one in rank answered last; at first when this node began to wait for that.
     heard_at: Mutex<Instant>,
+    /// Guards who it was.
+    heard_from: Mutex<Option<NodeName>>,
     /// Guards the highest number of a manifest that other nodes are known to have.
     known: Mutex<(u64, u64)>,
     /// Guards when the listing of the manifest that serves began; `None` after a restart.
@@ -150,6 +153,7 @@ impl Refresh {
             leads: AtomicBool::new(false),
             caught_up: AtomicBool::new(false),
             heard_at: Mutex::new(Instant::now()),
+            heard_from: Mutex::default(),
             known: Mutex::default(),
             began: Mutex::default(),
         })

@@ -59,11 +59,13 @@ struct Fake {
 #[tonic::async_trait]
 impl Control for Fake {
     async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncReply>, Status> {
-        let SyncRequest { generation, desired } = request.into_inner();
+        let SyncRequest { generation, desired, observed } = request.into_inner();
         let mut state = self.state.lock();
-        if let Some(desired) = desired {
-            let (is_whole, is_changed) =
-                (desired.datasets.len() == self.datasets, desired.datasets.iter().any(|one| one.object.contains(MARK)));
+        let is_other = desired.as_ref().is_some_and(|desired| desired.since.is_empty() || desired.since == state.0);
+        if let Some(desired) = desired.filter(|_| is_other) {
+            let is_changed = desired.datasets.iter().any(|one| one.object.contains(MARK));
+            let desired = if desired.since.is_empty() { desired } else { desired.onto(&state.1) };
+            let is_whole = desired.datasets.len() == self.datasets;
             if is_whole && !std::mem::replace(&mut state.2, is_whole) {
                 self.told.everything.fetch_add(1, Relaxed);
             }
@@ -78,8 +80,18 @@ impl Control for Fake {
             ..ObservedDataset::default()
         };
         let tier = TierStatus { path: "/a".to_owned(), capacity_bytes: 1 << 40, ..TierStatus::default() };
-        let datasets = state.1.datasets.iter().map(|dataset| of(&dataset.uid)).collect();
-        Ok(Response::new(SyncReply { generation: state.0.clone(), datasets, tiers: vec![tier], ..SyncReply::default() }))
+        // As a real node does it: what was said before is said once. Here that is everything of the same state.
+        let observed_since = if observed == state.0 { observed } else { String::new() };
+        let datasets = state.1.datasets.iter().filter(|_| observed_since.is_empty()).map(|dataset| of(&dataset.uid)).collect();
+        let observed = state.0.clone();
+        Ok(Response::new(SyncReply {
+            generation: state.0.clone(),
+            datasets,
+            tiers: vec![tier],
+            observed,
+            observed_since,
+            ..SyncReply::default()
+        }))
     }
 
     async fn request_certificate(&self, _: Request<CertificateRequest>) -> Result<Response<CertificateRequestReply>, Status> {

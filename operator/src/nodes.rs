@@ -4,13 +4,16 @@
 
 pub mod call;
 mod clients;
+mod desired;
 mod enrol;
 pub mod follow;
 pub mod generation;
+mod observed;
 mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_wire::control_service::{Desired, DesiredDataset, ObservedDataset, SyncReply};
@@ -22,13 +25,14 @@ use tokio::sync::{mpsc, watch};
 use crate::names;
 use clients::Clients;
 pub use clients::Serves;
+use desired::PolicyDesired;
+use observed::{NodeState, Observed};
 pub use places::Members;
-use places::Places;
 
 /// A node that didn't answer for so long isn't waited for: five missed calls.
 pub const SILENT_AFTER: Duration = Duration::from_secs(15);
-/// Figures that change all the time are looked at so often.
-const FIGURES_EVERY: Duration = Duration::from_secs(30);
+/// All nodes are told of changes at most so often: what comes one by one, as nodes that join do, reaches them in a few calls.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 /// Names a Dataset, for the controller's queue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,32 +77,10 @@ struct Inner {
     /// Datasets by UID that were looked at since the start.
     seen: BTreeSet<String>,
     complete: bool,
-    /// By policy's UID, or `CLIENT`, and node's name.
-    nodes: BTreeMap<(String, String), NodeState>,
-    woken: BTreeMap<String, Woken>,
-}
-
-#[derive(Default)]
-struct PolicyDesired {
-    /// By UID.
-    datasets: BTreeMap<String, Wanted>,
-    places: Places,
-    generation: Option<String>,
-}
-
-#[derive(Debug)]
-struct NodeState {
-    generation: String,
-    refused: String,
-    datasets: BTreeMap<String, ObservedDataset>,
-    tiers: Vec<TierStatus>,
-}
-
-#[derive(Debug)]
-struct Woken {
-    verdict: u64,
-    figures: u64,
-    at: Instant,
+    observed: Observed,
+    announced: Option<Instant>,
+    /// Something changed since.
+    is_pending: bool,
 }
 
 /// One node's view of one data set.
@@ -108,8 +90,8 @@ pub struct NodeView {
     /// Nodes of one zone are a cache of their own; empty where there are no zones.
     pub zone: String,
     /// `None`: it wasn't told of the data set yet, or doesn't say.
-    pub dataset: Option<ObservedDataset>,
-    pub tiers: Vec<TierStatus>,
+    pub dataset: Option<Arc<ObservedDataset>>,
+    pub tiers: Arc<[TierStatus]>,
     /// Why it refused what it was told last.
     pub refused: String,
 }
@@ -143,21 +125,14 @@ impl Hub {
     /// Tells the nodes of `policy` of a data set; nodes of any other policy forget it. Clients are told where `set_clients` says so.
     pub fn set(&self, policy: &str, wanted: Wanted) {
         let mut inner = self.inner.lock();
-        let uid = wanted.dataset.uid.clone();
+        let (uid, key) = (wanted.dataset.uid.clone(), wanted.key.clone());
         inner.seen.insert(uid.clone());
         let mut changed = inner.drop_elsewhere(&uid, Some(policy));
-        let desired = inner.policies.entry(policy.to_owned()).or_default();
-        if desired.datasets.get(&uid) != Some(&wanted) {
-            desired.generation = None;
-            let key = wanted.key.clone();
-            desired.datasets.insert(uid, wanted);
+        if inner.policies.entry(policy.to_owned()).or_default().set(wanted) {
             inner.clients.outdate(&key);
             changed = true;
         }
-        drop(inner);
-        if changed {
-            self.changed.send_modify(|count| *count += 1);
-        }
+        self.tell(inner, changed);
     }
 
     /// Has all nodes forget a data set, and free what they cached of it.
@@ -165,29 +140,43 @@ impl Hub {
         let mut inner = self.inner.lock();
         inner.seen.insert(uid.to_owned());
         let changed = inner.drop_elsewhere(uid, None);
-        drop(inner);
-        if changed {
-            self.changed.send_modify(|count| *count += 1);
-        }
+        self.tell(inner, changed);
     }
 
     /// The nodes of `policy` are these: one cache, of those whose place is known.
     pub fn set_members(&self, policy: &str, members: Members) {
         let mut inner = self.inner.lock();
-        let entry = inner.policies.entry(policy.to_owned()).or_default();
-        let changed = entry.places.set_members(members);
-        if changed {
-            entry.generation = None;
-        }
-        drop(inner);
-        if changed {
-            self.changed.send_modify(|count| *count += 1);
-        }
+        let changed = inner.policies.entry(policy.to_owned()).or_default().places.set_members(members);
+        self.tell(inner, changed);
     }
 
     /// Tells the client of each of these nodes of these data sets alone. Nobody else is a client.
     pub fn set_clients(&self, datasets: BTreeMap<String, BTreeSet<DatasetKey>>) {
-        if self.inner.lock().clients.replace(datasets) {
+        let mut inner = self.inner.lock();
+        let changed = inner.clients.replace(datasets);
+        self.tell(inner, changed);
+    }
+
+    /// Tells all nodes what is pending, if its time has come, and wakes the data sets whose time has come. To be called every now and then.
+    pub fn tick(&self, now: Instant) {
+        let mut inner = self.inner.lock();
+        let keys = inner.keys_due(now);
+        let is_told = inner.announce(now);
+        drop(inner);
+        self.announce_if(is_told);
+        keys.into_iter().for_each(|key| self.wake(key));
+    }
+
+    /// Tells all nodes of a change, at once or a little later.
+    fn tell(&self, mut inner: parking_lot::MutexGuard<'_, Inner>, changed: bool) {
+        inner.is_pending |= changed;
+        let is_told = inner.announce(Instant::now());
+        drop(inner);
+        self.announce_if(is_told);
+    }
+
+    fn announce_if(&self, is_told: bool) {
+        if is_told {
             self.changed.send_modify(|count| *count += 1);
         }
     }
@@ -195,34 +184,32 @@ impl Hub {
     /// Every data set that nodes are told of, with its policy's UID.
     pub fn wanted(&self) -> BTreeMap<DatasetKey, String> {
         let inner = self.inner.lock();
-        let of_policy = |(policy, desired): (&String, &PolicyDesired)| {
-            desired.datasets.values().map(|wanted| (wanted.key.clone(), policy.clone())).collect::<Vec<_>>()
-        };
+        let of_policy =
+            |(policy, desired): (&String, &PolicyDesired)| desired.keys().map(|key| (key.clone(), policy.clone())).collect::<Vec<_>>();
         inner.policies.iter().flat_map(of_policy).collect()
     }
 
     /// What the clients that answer serve, by node.
     pub fn serving_clients(&self) -> BTreeMap<String, Serves> {
         let inner = self.inner.lock();
-        let of = inner.nodes.iter().filter(|((of, _), _)| of == names::CLIENT);
         let serves = |state: &NodeState| Serves {
             mounted: state.datasets.values().filter(|one| one.mounted).filter_map(|one| inner.key(&one.uid).cloned()).collect(),
             is_idle: state.datasets.is_empty(),
         };
-        of.map(|((_, node), state)| (node.clone(), serves(state))).collect()
+        inner.observed.of_policy(names::CLIENT).map(|(node, state)| (node.clone(), serves(state))).collect()
     }
 
     /// Clients that have a data set of `policy` mounted.
     pub fn clients_of(&self, policy: &str) -> usize {
         let inner = self.inner.lock();
         let Some(desired) = inner.policies.get(policy) else { return 0 };
-        let serves = |state: &NodeState| state.datasets.values().any(|one| one.mounted && desired.datasets.contains_key(&one.uid));
-        inner.nodes.iter().filter(|((of, _), state)| of == names::CLIENT && serves(state)).count()
+        let serves = |state: &NodeState| state.datasets.values().any(|one| one.mounted && desired.get(&one.uid).is_some());
+        inner.observed.of_policy(names::CLIENT).filter(|(_, state)| serves(state)).count()
     }
 
     /// Whether nodes are told of a data set.
     pub fn is_desired(&self, uid: &str) -> bool {
-        self.inner.lock().policies.values().any(|desired| desired.datasets.contains_key(uid))
+        self.inner.lock().policies.values().any(|desired| desired.get(uid).is_some())
     }
 
     /// Says that a data set was looked at, whatever came of it.
@@ -234,7 +221,7 @@ impl Hub {
     pub fn forget(&self, uid: &str) {
         let mut inner = self.inner.lock();
         inner.seen.remove(uid);
-        inner.woken.remove(uid);
+        inner.observed.forget(uid);
     }
 
     /// From now on nodes may be told, if all of `existing` were looked at. Once true it stays so.
@@ -264,66 +251,66 @@ impl Hub {
         if policy == names::CLIENT {
             return inner.desired_of_client(node, acknowledged);
         }
-        let PolicyDesired { datasets, places, generation } = inner.policies.entry(policy.to_owned()).or_default();
-        if shares && !places.may_be_told(node) {
+        let takes_changes = inner.observed.node(policy, node).is_some_and(|state| !state.cursor.is_empty());
+        let desired = inner.policies.entry(policy.to_owned()).or_default();
+        if shares && !desired.places.may_be_told(node) {
             return None;
         }
-        let datasets = || datasets.values().map(|wanted| &wanted.dataset);
-        let generation = generation.get_or_insert_with(|| generation::of(policy, datasets(), &places.list())).clone();
-        let desired = || Desired { policy: policy.to_owned(), datasets: datasets().cloned().collect(), peers: places.list() };
-        let desired = (generation != acknowledged).then(desired);
-        Some((generation, desired))
+        let generation = desired.generation(policy);
+        if generation == acknowledged {
+            return Some((generation, None));
+        }
+        let changes = if takes_changes { desired.changes(policy, acknowledged) } else { None };
+        let told = changes.unwrap_or_else(|| desired.whole(policy));
+        Some((generation, Some(told)))
+    }
+
+    /// What `node` called all that it told last, for the next request; empty: it is to tell everything.
+    pub fn cursor(&self, policy: &str, node: &str) -> String {
+        self.inner.lock().observed.node(policy, node).map(|state| state.cursor.clone()).unwrap_or_default()
     }
 
     /// Keeps what a node answered, and wakes the data sets that are better or worse for it. `place` is where other nodes ask it for blocks.
     pub fn answered(&self, policy: &str, node: &str, place: Option<SocketAddr>, reply: SyncReply, now: Instant) {
         let mut inner = self.inner.lock();
-        let SyncReply { generation, node: _, datasets, tiers, refused, peers, certificate_due: _ } = reply;
         let moved = place.is_some_and(|place| {
-            let entry = inner.policies.entry(policy.to_owned()).or_default();
-            let moved = entry.places.answered(node, &place.to_string(), &tiers, &peers);
-            if moved {
-                entry.generation = None;
-            }
-            moved
+            let places = &mut inner.policies.entry(policy.to_owned()).or_default().places;
+            places.answered(node, &place.to_string(), &reply.tiers, &reply.peers)
         });
-        let datasets: BTreeMap<String, ObservedDataset> = datasets.into_iter().map(|dataset| (dataset.uid.clone(), dataset)).collect();
-        let state = NodeState { generation, refused, datasets, tiers };
-        let before = inner.nodes.insert((policy.to_owned(), node.to_owned()), state);
-        let keys = match policy {
-            names::CLIENT => inner.keys_of_other_problems(node, before.as_ref()),
-            _ => inner.keys_to_wake(policy, before.is_none(), now),
-        };
+        inner.is_pending |= moved;
+        let answered = inner.observed.answered(policy, node, reply, now);
+        let mut keys: Vec<DatasetKey> = Vec::new();
+        if policy == names::CLIENT {
+            keys.extend(answered.problems.iter().filter_map(|uid| inner.key(uid).cloned()));
+        } else if answered.is_new {
+            inner.look_at_all(policy, now);
+        }
+        keys.extend(inner.keys_due(now));
+        let is_told = inner.announce(now);
         drop(inner);
-        if moved {
-            self.changed.send_modify(|count| *count += 1);
-        }
-        for key in keys {
-            self.wake(key);
-        }
+        self.announce_if(is_told);
+        keys.into_iter().for_each(|key| self.wake(key));
     }
 
     /// Drops a node that left or fell silent, and wakes the data sets that it served.
-    pub fn lost(&self, policy: &str, node: &str) {
+    pub fn lost(&self, policy: &str, node: &str, now: Instant) {
         let mut inner = self.inner.lock();
-        if inner.nodes.remove(&(policy.to_owned(), node.to_owned())).is_none() {
+        if !inner.observed.lost(policy, node, now) {
             return;
         }
-        let keys: Vec<DatasetKey> =
-            inner.policies.get(policy).into_iter().flat_map(|desired| desired.datasets.values().map(|wanted| wanted.key.clone())).collect();
+        inner.look_at_all(policy, now);
+        let keys = inner.keys_due(now);
         drop(inner);
-        for key in keys {
-            self.wake(key);
-        }
+        keys.into_iter().for_each(|key| self.wake(key));
     }
 
     /// What each node of `policy` (of the clients, for `CLIENT`) that answers has of the data set `uid`, by name.
     pub fn view(&self, policy: &str, uid: &str) -> Vec<NodeView> {
         let inner = self.inner.lock();
-        let nodes = inner.nodes.iter().filter(|((of, _), _)| of == policy);
         let places = inner.policies.get(policy).map(|desired| &desired.places);
+        let nodes = inner.observed.of_policy(policy);
         nodes
-            .map(|((_, name), state)| NodeView {
+            .map(|(name, state)| NodeView {
                 name: name.clone(),
                 zone: places.map_or_else(String::new, |places| places.zone(name).to_owned()),
                 dataset: state.datasets.get(uid).cloned(),
@@ -336,36 +323,35 @@ impl Hub {
     /// How the caches of `policy` evict: what its nodes make of all that they are told.
     pub fn eviction(&self, policy: &str) -> Eviction {
         let inner = self.inner.lock();
-        let datasets = inner.policies.get(policy).into_iter().flat_map(|desired| desired.datasets.values());
+        let datasets = inner.policies.get(policy).into_iter().flat_map(PolicyDesired::wanted);
         Eviction::shared(datasets.map(|wanted| wanted.eviction))
     }
 
     /// Whether the cache node of `policy` on `node` answers.
     pub fn answers(&self, policy: &str, node: &str) -> bool {
-        self.inner.lock().nodes.contains_key(&(policy.to_owned(), node.to_owned()))
+        self.inner.lock().observed.node(policy, node).is_some()
     }
 
     /// Nodes that answer and may still hold something of the data set `uid`.
     pub fn holders(&self, uid: &str) -> Vec<String> {
         let inner = self.inner.lock();
         let holds = |policy: &str, node: &str, state: &NodeState| {
-            let current = match policy {
-                names::CLIENT => inner.clients.generation(node),
-                _ => inner.policies.get(policy).and_then(|desired| desired.generation.as_ref()),
+            let is_current = match policy {
+                names::CLIENT => inner.clients.generation(node) == Some(&state.generation),
+                _ => inner.policies.get(policy).is_some_and(|desired| desired.is_current(&state.generation)),
             };
-            state.datasets.contains_key(uid) || current.is_none_or(|current| *current != state.generation)
+            state.datasets.contains_key(uid) || !is_current
         };
-        inner.nodes.iter().filter(|((policy, node), state)| holds(policy, node, state)).map(|((_, name), _)| name.clone()).collect()
+        inner.observed.all().filter(|(policy, node, state)| holds(policy, node, state)).map(|(_, node, _)| node.clone()).collect()
     }
 
     /// What the nodes of `policy` that answer have together; `own` are the nodes that it has. One that it had may answer for a while longer.
     pub fn totals(&self, policy: &str, own: &Members) -> PolicyTotals {
         let inner = self.inner.lock();
-        let mut totals =
-            PolicyTotals { datasets: inner.policies.get(policy).map_or(0, |desired| desired.datasets.len()), ..PolicyTotals::default() };
-        for (_, state) in inner.nodes.iter().filter(|((of, node), _)| of == policy && own.contains_key(node)) {
+        let mut totals = PolicyTotals { datasets: inner.policies.get(policy).map_or(0, PolicyDesired::len), ..PolicyTotals::default() };
+        for (_, state) in inner.observed.of_policy(policy).filter(|(node, _)| own.contains_key(*node)) {
             totals.nodes += 1;
-            for tier in &state.tiers {
+            for tier in state.tiers.iter() {
                 totals.capacity_bytes += tier.capacity_bytes;
                 totals.used_bytes += tier.used_bytes;
             }
@@ -379,9 +365,8 @@ impl Inner {
         let mut changed = false;
         for (policy, desired) in &mut self.policies {
             if Some(policy.as_str()) != keep
-                && let Some(wanted) = desired.datasets.remove(uid)
+                && let Some(wanted) = desired.remove(uid)
             {
-                desired.generation = None;
                 self.clients.outdate(&wanted.key);
                 changed = true;
             }
@@ -389,54 +374,51 @@ impl Inner {
         changed
     }
 
-    fn keys_to_wake(&mut self, policy: &str, all: bool, now: Instant) -> Vec<DatasetKey> {
-        let Some(desired) = self.policies.get(policy) else { return Vec::new() };
-        let mut keys = Vec::new();
-        for (uid, wanted) in &desired.datasets {
-            let of_nodes = self.nodes.iter().filter(|((of, _), _)| of == policy).map(|(_, state)| state.datasets.get(uid));
-            let (verdict, figures) = generation::of_observed(of_nodes);
-            let wakes = self.woken.get(uid).is_none_or(|old| {
-                old.verdict != verdict || (old.figures != figures && now.saturating_duration_since(old.at) >= FIGURES_EVERY)
-            });
-            if wakes || all {
-                self.woken.insert(uid.clone(), Woken { verdict, figures, at: now });
-                keys.push(wanted.key.clone());
-            }
+    /// Lets lists of nodes come into force; whether all nodes are to be told of something.
+    fn announce(&mut self, now: Instant) -> bool {
+        if !self.is_pending || self.announced.is_some_and(|announced| now < announced + ANNOUNCE_EVERY) {
+            return false;
         }
-        keys
+        for desired in self.policies.values_mut() {
+            desired.places.publish();
+        }
+        self.announced = Some(now);
+        self.is_pending = false;
+        true
+    }
+
+    fn keys_due(&mut self, now: Instant) -> Vec<DatasetKey> {
+        let due = self.observed.take_due(now);
+        due.iter().filter_map(|uid| self.key(uid).cloned()).collect()
+    }
+
+    fn look_at_all(&mut self, policy: &str, now: Instant) {
+        let Some(desired) = self.policies.get(policy) else { return };
+        self.observed.look_at(desired.wanted().map(|wanted| wanted.dataset.uid.as_str()), now);
     }
 
     fn desired_of_client(&mut self, node: &str, acknowledged: &str) -> Option<(String, Option<Desired>)> {
         let told = self.clients.get_mut(node)?;
         let datasets = || -> Vec<DesiredDataset> {
-            let all = self.policies.values().flat_map(|desired| desired.datasets.values());
+            let all = self.policies.values().flat_map(PolicyDesired::wanted);
             all.filter(|wanted| told.datasets.contains(&wanted.key)).map(Wanted::for_clients).collect()
         };
         let generation = match &told.generation {
             Some(generation) if *generation == acknowledged => return Some((generation.clone(), None)),
             Some(generation) => generation.clone(),
-            None => generation::of(names::CLIENT, datasets().iter(), &[]),
+            None => {
+                let digests: Vec<_> = datasets().iter().map(generation::of_dataset).collect();
+                generation::of(names::CLIENT, digests.iter(), std::iter::empty())
+            }
         };
         let desired =
-            (generation != acknowledged).then(|| Desired { policy: names::CLIENT.to_owned(), datasets: datasets(), peers: Vec::new() });
+            (generation != acknowledged).then(|| Desired { policy: names::CLIENT.to_owned(), datasets: datasets(), ..Desired::default() });
         told.generation = Some(generation.clone());
         Some((generation, desired))
     }
 
     fn key(&self, uid: &str) -> Option<&DatasetKey> {
-        self.policies.values().find_map(|desired| desired.datasets.get(uid)).map(|wanted| &wanted.key)
-    }
-
-    /// Of a client's data sets those that have another problem than `before`: nothing else that it says is told of a data set.
-    fn keys_of_other_problems(&self, node: &str, before: Option<&NodeState>) -> Vec<DatasetKey> {
-        let problem = |state: Option<&NodeState>, uid: &str| {
-            let dataset = state.and_then(|state| state.datasets.get(uid));
-            dataset.map(|dataset| (dataset.problem_kind, dataset.problem.clone())).unwrap_or_default()
-        };
-        let now = self.nodes.get(&(names::CLIENT.to_owned(), node.to_owned()));
-        let uids: BTreeSet<&String> = [now, before].into_iter().flatten().flat_map(|state| state.datasets.keys()).collect();
-        let others = uids.into_iter().filter(|uid| problem(now, uid) != problem(before, uid));
-        others.filter_map(|uid| self.key(uid).cloned()).collect()
+        self.policies.values().find_map(|desired| desired.get(uid)).map(|wanted| &wanted.key)
     }
 }
 

@@ -148,6 +148,8 @@ pub struct Preload {
     /// A new number makes `Once` run again.
     pub revision: i64,
     pub suspend: bool,
+    /// Also reads what is here already and compares it with its checksums.
+    pub verify: bool,
 }
 
 /// How the list of files is kept fresh.

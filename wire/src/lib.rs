@@ -18,5 +18,6 @@ pub mod rule;
 pub mod schema;
 pub mod secret;
 pub mod unit;
+pub mod versioned;
 pub mod volume_service;
 mod yaml;

@@ -63,7 +63,7 @@ pub struct Tier {
     pub keep_free: Percent,
 }
 
-/// What the sources of this node may be asked for, all together.
+/// What the sources may be asked for, all together, by all nodes of a cache together: each takes its share by weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceLimits {
     pub max_bytes_per_second: Option<ByteSize>,

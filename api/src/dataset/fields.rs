@@ -214,6 +214,7 @@ fn rest(fields: &mut Vec<Field>) {
     fields.push(quantity(Field::at("spec.preload.maxBytesPerSecond")).left_out("no limit of its own"));
     fields.push(Field::at("spec.preload.revision").limit("minimum", 0).left_out("0"));
     fields.push(Field::at("spec.preload.suspend").left_out("false"));
+    fields.push(Field::at("spec.preload.verify").left_out("false"));
     fields.push(Field::at("spec.sync").rule_at(
         ".interval",
         "!(has(self.mode) && self.mode == 'Never' && has(self.interval))",

@@ -28,19 +28,39 @@ pub enum Priority {
     Background,
 }
 
-/// Ceilings in time, for all sources that are given the same value: what a whole node may ask for. On-demand requests count, and come first.
+/// Ceilings in time, for all sources that are given the same value: what all nodes of a cache may ask for, of which this one takes its share. On-demand
+/// requests count, and come first.
 pub struct Rates {
-    requests: Option<Bucket>,
-    bytes: Option<Bucket>,
+    requests: Option<Ceiling>,
+    bytes: Option<Ceiling>,
+}
+
+struct Ceiling {
+    /// Of all nodes together, per second.
+    whole: f64,
+    bucket: Bucket,
+}
+
+impl Ceiling {
+    fn new(whole: f64) -> Self {
+        Self { whole, bucket: Bucket::new(whole) }
+    }
 }
 
 impl Rates {
     /// `None` is unlimited.
     pub fn new(bytes_per_second: Option<u64>, requests_per_second: Option<u32>) -> Arc<Self> {
         Arc::new(Self {
-            requests: requests_per_second.map(|rate| Bucket::new(f64::from(rate.max(1)))),
-            bytes: bytes_per_second.map(|rate| Bucket::new(rate.max(1) as f64)),
+            requests: requests_per_second.map(|rate| Ceiling::new(f64::from(rate.max(1)))),
+            bytes: bytes_per_second.map(|rate| Ceiling::new(rate.max(1) as f64)),
         })
+    }
+
+    /// This node asks for `share` of all, above 0 and at most 1: it reads what is its own for the others too.
+    pub fn set_share(&self, share: f64) {
+        for ceiling in [&self.requests, &self.bytes].into_iter().flatten() {
+            ceiling.bucket.set_rate(ceiling.whole * share);
+        }
     }
 }
 
@@ -93,7 +113,7 @@ impl Limiter {
         refuse: impl FnOnce(String) -> SourceError,
     ) -> Result<(T, Flight), SourceError> {
         if let Some(requests) = &self.rates.requests {
-            requests.take(1.0, priority).await;
+            requests.bucket.take(1.0, priority).await;
         }
         let permit = self.queue.acquire(priority).await.map_err(refuse)?;
         counter.add(1);
@@ -209,8 +229,8 @@ impl Source for Limited {
                 match &next {
                     Ok(bytes) => {
                         limiter.metrics.bytes.add(bytes.len() as u64);
-                        if let Some(bucket) = &limiter.rates.bytes {
-                            bucket.take(bytes.len() as f64, priority).await;
+                        if let Some(ceiling) = &limiter.rates.bytes {
+                            ceiling.bucket.take(bytes.len() as f64, priority).await;
                         }
                     }
                     Err(error) => limiter.failed(error),

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::failure::Failure;
 use super::{Environment, NodeArgs, Output, output, settings};
-use crate::control::{Client, DrainProgress, NodeStatus, PreloadProgress, PreloadState};
+use crate::control::{Client, DrainProgress, NodeStatus, PreloadOrder, PreloadProgress, PreloadState};
 use crate::{control, doctor, holder};
 
 /// A daemon that doesn't answer by then is as good as gone; others are still told about.
@@ -80,10 +80,10 @@ pub(super) fn status(environment: &Environment, mount_point: Option<&Path>, form
     Ok(Exit::Ok)
 }
 
-pub(super) fn preload(environment: &Environment, mount_point: &Path, paths: Vec<String>, format: Output) -> Result<Exit, Failure> {
+pub(super) fn preload(environment: &Environment, mount_point: &Path, order: PreloadOrder, format: Output) -> Result<Exit, Failure> {
     let (last, failed) = block_on(async {
         let mut client = client(environment, mount_point).await?;
-        let mut steps = client.preload(paths).await?;
+        let mut steps = client.preload(order).await?;
         let bar = output::Bar::new(format);
         let mut last = PreloadProgress::default();
         while let Some(step) = steps.next().await {

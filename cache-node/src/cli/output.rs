@@ -60,6 +60,14 @@ pub(super) fn status(mounts: &[MountStatus]) {
                 println!("  degraded  {}: {}", tier.path, tier.degraded);
             }
         }
+        for peer in &node.peers {
+            println!(
+                "  node      {} at {}{}",
+                peer.name,
+                peer.address,
+                if peer.bypassed { ": does not answer, reads go around it" } else { "" }
+            );
+        }
         println!("  daemon    pid {}, version {}, up {}", node.pid, node.version, HumanDuration(node.uptime));
     }
 }
@@ -69,7 +77,8 @@ fn dataset(dataset: &DatasetStatus) {
     println!("  files     {} in {} folders, {}", HumanCount(dataset.files), HumanCount(dataset.directories), bytes(dataset.bytes));
     let percent = (u128::from(dataset.cached_bytes) * 100).checked_div(u128::from(dataset.bytes)).unwrap_or(100);
     println!("  cached    {} ({percent} %), {} files", bytes(dataset.cached_bytes), HumanCount(dataset.cached_files));
-    println!("  reads     {} hits, {} misses", HumanCount(dataset.hits), HumanCount(dataset.misses));
+    let ratio = dataset.hit_ratio().map_or_else(String::new, |ratio| format!(" ({:.1} %)", ratio * 100.0));
+    println!("  reads     {} hits{ratio}, {} misses", HumanCount(dataset.hits), HumanCount(dataset.misses));
     println!(
         "  from      cache {}, other nodes {}, source {}",
         bytes(dataset.read_store_bytes),
@@ -77,11 +86,18 @@ fn dataset(dataset: &DatasetStatus) {
         bytes(dataset.read_source_bytes)
     );
     println!(
-        "  fetched   {} in {} requests, {} errors",
+        "  fetched   {} in {} requests, {} errors; {} less than was read",
         bytes(dataset.source_bytes),
         HumanCount(dataset.source_requests),
-        HumanCount(dataset.source_errors)
+        HumanCount(dataset.source_errors),
+        bytes(dataset.saved_bytes())
     );
+    if dataset.lacking_copies > 0 {
+        println!("  copies    {} that are to be here and could not be brought yet", HumanCount(dataset.lacking_copies));
+    }
+    if !dataset.lister.is_empty() {
+        println!("  lister    {}", dataset.lister);
+    }
     match dataset.manifest.age {
         Some(age) => println!(
             "  manifest  {} (term {}, sequence {}), {} old",
@@ -132,8 +148,14 @@ fn line(progress: &PreloadProgress) -> String {
             format!(", {} files and {} left to the source: the cache would not keep them", HumanCount(files), bytes(through))
         }
     };
+    let verified = match (progress.bytes_verified, progress.blocks_mended) {
+        (0, 0) => String::new(),
+        (verified, mended) => {
+            format!(", {} compared with checksums, {} blocks differed and were loaded anew", bytes(verified), HumanCount(mended))
+        }
+    };
     format!(
-        "{state}: {} of {} files, {} of {}, {}/s{left}, {} failed{through}",
+        "{state}: {} of {} files, {} of {}, {}/s{left}, {} failed{through}{verified}",
         HumanCount(progress.files_done),
         HumanCount(progress.files_total),
         bytes(progress.bytes_done),

@@ -55,7 +55,7 @@ mod tests {
         let file = DesiredFile::below(folder.path());
         assert_eq!(file.read(), None);
         for generation in ["1", "2"] {
-            let request = SyncRequest { generation: generation.to_owned(), desired: Some(Default::default()) };
+            let request = SyncRequest { generation: generation.to_owned(), desired: Some(Default::default()), ..SyncRequest::default() };
             file.write(&request).unwrap();
             assert_eq!(file.read(), Some(request));
         }

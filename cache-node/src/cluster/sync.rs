@@ -44,6 +44,7 @@ impl Control for Service {
         let request = request.into_inner();
         let is_new = self.0.state.lock().generation() != request.generation;
         let is_question = is_new && request.desired.is_none();
+        let seen = request.observed.clone();
         if is_new && request.desired.is_some() {
             // Goes on when the caller leaves: half of a state is nobody's wish.
             let cluster = self.0.clone();
@@ -55,6 +56,7 @@ impl Control for Service {
         if is_question {
             reply.peers = self.0.peers();
         }
+        self.0.reports.lock().shorten(&mut reply, &seen);
         Ok(Response::new(reply))
     }
 
@@ -122,6 +124,7 @@ impl Cluster {
             refused: String::new(),
             peers: Vec::new(),
             certificate_due: self.certificate.is_due(),
+            ..wire::SyncReply::default()
         }
     }
 

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{DrainProgress, Freed, NodeStatus, PreloadProgress};
+use super::{DrainProgress, Freed, NodeStatus, PreloadOrder, PreloadProgress};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -45,9 +45,13 @@ impl Client {
         Ok(reply.into_inner().into())
     }
 
-    pub async fn preload(&mut self, paths: Vec<String>) -> Result<BoxStream<'static, Result<PreloadProgress, ClientError>>, ClientError> {
+    pub async fn preload(&mut self, order: PreloadOrder) -> Result<BoxStream<'static, Result<PreloadProgress, ClientError>>, ClientError> {
         const OP: &str = "preload";
-        let reply = self.0.preload(wire::PreloadRequest { paths }).await.map_err(|status| failed(OP, &status))?;
+        let reply = self
+            .0
+            .preload(wire::PreloadRequest { paths: order.paths, verify: order.verify })
+            .await
+            .map_err(|status| failed(OP, &status))?;
         Ok(reply.into_inner().map(|step| step.map(Into::into).map_err(|status| failed(OP, &status))).boxed())
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use forebay_wire::node_service as wire;
 
 use super::{
-    DatasetStatus, DrainProgress, FailedFile, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress, PreloadState, TierStatus,
+    DatasetStatus, DrainProgress, FailedFile, ListingStatus, ManifestStatus, NodeStatus, PeerStatus, PreloadProgress, PreloadState,
+    TierStatus,
 };
 
 fn millis(duration: Duration) -> u64 {
@@ -14,26 +15,28 @@ fn millis(duration: Duration) -> u64 {
 
 impl From<NodeStatus> for wire::StatusReply {
     fn from(status: NodeStatus) -> Self {
-        let NodeStatus { version, pid, uptime, datasets, tiers } = status;
+        let NodeStatus { version, pid, uptime, datasets, tiers, peers } = status;
         Self {
             version,
             pid,
             uptime_ms: millis(uptime),
             datasets: datasets.into_iter().map(Into::into).collect(),
             tiers: tiers.into_iter().map(Into::into).collect(),
+            peers: peers.into_iter().map(Into::into).collect(),
         }
     }
 }
 
 impl From<wire::StatusReply> for NodeStatus {
     fn from(reply: wire::StatusReply) -> Self {
-        let wire::StatusReply { version, pid, uptime_ms, datasets, tiers } = reply;
+        let wire::StatusReply { version, pid, uptime_ms, datasets, tiers, peers } = reply;
         Self {
             version,
             pid,
             uptime: Duration::from_millis(uptime_ms),
             datasets: datasets.into_iter().map(Into::into).collect(),
             tiers: tiers.into_iter().map(Into::into).collect(),
+            peers: peers.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -58,6 +61,7 @@ macro_rules! same_fields {
 
 same_fields!(FailedFile, FailedFile { path, cause });
 same_fields!(TierStatus, TierStatus { path, capacity_bytes, used_bytes, free_bytes, degraded });
+same_fields!(PeerStatus, PeerStatus { name, address, bypassed });
 same_fields!(ListingStatus, ListingStatus { running, keys, requests, error });
 
 impl From<ManifestStatus> for wire::ManifestStatus {
@@ -92,7 +96,18 @@ macro_rules! preload_progress {
     };
 }
 
-preload_progress!(files_done, files_total, bytes_done, bytes_total, files_failed, bytes_per_second, files_read_through, bytes_read_through);
+preload_progress!(
+    files_done,
+    files_total,
+    bytes_done,
+    bytes_total,
+    files_failed,
+    bytes_per_second,
+    files_read_through,
+    bytes_read_through,
+    bytes_verified,
+    blocks_mended
+);
 
 impl From<PreloadState> for wire::PreloadState {
     fn from(state: PreloadState) -> Self {
@@ -166,7 +181,9 @@ dataset_status!(
     degraded,
     read_store_bytes,
     read_peer_bytes,
-    read_source_bytes
+    read_source_bytes,
+    lister,
+    lacking_copies
 );
 
 impl From<DrainProgress> for wire::DrainProgress {

@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
-use super::{Control, ControlError};
+use super::{Control, ControlError, PreloadOrder};
 
 /// Listens at `socket`; a dead one there is replaced. Who connects from now on waits for `serve`. Within a runtime.
 pub fn listen(socket: &Path) -> io::Result<UnixListener> {
@@ -51,7 +51,8 @@ impl Node for Service {
     type PreloadStream = BoxStream<'static, Result<wire::PreloadProgress, Status>>;
 
     async fn preload(&self, request: Request<wire::PreloadRequest>) -> Result<Response<Self::PreloadStream>, Status> {
-        let progress = self.0.preload(request.into_inner().paths).await.map_err(status)?;
+        let wire::PreloadRequest { paths, verify } = request.into_inner();
+        let progress = self.0.preload(PreloadOrder { paths, verify }).await.map_err(status)?;
         Ok(Response::new(progress.map(|step| Ok(step.into())).boxed()))
     }
 

@@ -29,7 +29,8 @@ impl Control for Fake {
     async fn status(&self) -> NodeStatus {
         status()
     }
-    async fn preload(&self, paths: Vec<String>) -> Result<BoxStream<'static, PreloadProgress>, ControlError> {
+    async fn preload(&self, order: PreloadOrder) -> Result<BoxStream<'static, PreloadProgress>, ControlError> {
+        let paths = order.paths;
         let steps = (0..=paths.len() as u64).map(|files_done| PreloadProgress { files_done, ..PreloadProgress::default() });
         Ok(stream::iter(steps.collect::<Vec<_>>()).boxed())
     }
@@ -70,7 +71,13 @@ async fn every_answer_crosses_the_socket_unchanged() {
         }
     };
     assert_eq!(client.status().await.unwrap(), status());
-    let steps: Vec<_> = client.preload(vec!["/a".into(), "/b".into()]).await.unwrap().map(|step| step.unwrap().files_done).collect().await;
+    let steps: Vec<_> = client
+        .preload(PreloadOrder { paths: vec!["/a".into(), "/b".into()], verify: false })
+        .await
+        .unwrap()
+        .map(|step| step.unwrap().files_done)
+        .collect()
+        .await;
     assert_eq!(steps, [0, 1, 2]);
     let steps: Vec<_> = client.drain().await.unwrap().map(|step| step.unwrap()).collect().await;
     assert_eq!(steps[1], DrainProgress { blocks: 3, moved: 2, moved_bytes: 20, left: 1, done: true });

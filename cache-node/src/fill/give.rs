@@ -12,7 +12,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::flight::{Flight, Supplier};
 use super::lane::BUFFER_UNIT_BYTES;
 use super::{DIRECT_BYTES_MAX, FileObject, Fill, FillError, chain};
-use crate::peer::Way;
 use forebay_source::{Priority, SourceError};
 use forebay_store::ReadOutcome;
 use forebay_wire::block::{BlockId, BlockIndex, Extent};
@@ -161,7 +160,8 @@ impl Giving {
     /// The block's flight, which asks the source.
     async fn join(&self) -> Result<Arc<Flight>, Refusal> {
         let priority = if self.background { Priority::Background } else { Priority::OnDemand };
-        let (flight, joined) = self.fill.join_by(&self.file, self.index, priority, || Way::Own);
+        let block = BlockId { object: self.file.object.id, index: self.index };
+        let (flight, joined) = self.fill.join_by(&self.file, self.index, priority, || self.fill.own_way(&self.file, block));
         if joined && !self.background {
             flight.hurry();
         }

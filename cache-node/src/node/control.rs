@@ -12,15 +12,17 @@ use tracing::warn;
 
 use super::{Dataset, Node};
 use crate::control::{
-    Control, ControlError, DatasetStatus, DrainProgress, FailedFile, Freed, ListingStatus, ManifestStatus, NodeStatus, PreloadProgress,
-    PreloadState, TierStatus,
+    Control, ControlError, DatasetStatus, DrainProgress, FailedFile, Freed, ListingStatus, ManifestStatus, NodeStatus, PeerStatus,
+    PreloadOrder, PreloadProgress, PreloadState, TierStatus,
 };
 use crate::copies::Drained;
 use crate::fill::chain;
 use crate::fs::{Serving, for_each_below};
+use crate::peer::Neighbours;
 use crate::preload::PreloadError;
 use forebay_store::Health;
 use forebay_wire::block::BlockIndex;
+use forebay_wire::id::NodeName;
 
 #[async_trait]
 impl Control for Node {
@@ -47,11 +49,13 @@ impl Control for Node {
             uptime: self.started.elapsed(),
             tiers: tiers.collect(),
             datasets: self.datasets().iter().map(|dataset| dataset.status(cached)).collect(),
+            peers: self.shared.as_ref().map_or_else(Vec::new, |(neighbours, _)| peers(neighbours)),
         }
     }
 
-    async fn preload(&self, paths: Vec<String>) -> Result<BoxStream<'static, PreloadProgress>, ControlError> {
+    async fn preload(&self, order: PreloadOrder) -> Result<BoxStream<'static, PreloadProgress>, ControlError> {
         let dataset = self.only("preload")?;
+        let PreloadOrder { paths, verify } = order;
         let paths =
             if paths.is_empty() { dataset.spec().preload.paths.iter().map(|path| path.as_str().to_owned()).collect() } else { paths };
         dataset.preload.check(&paths).map_err(|error| match error {
@@ -68,7 +72,7 @@ impl Control for Node {
         let (running, stop) = (preload.clone(), self.stop.clone());
         self.tasks.lock().spawn_on(
             async move {
-                let last = match running.run(paths, stop).await {
+                let last = match running.run(PreloadOrder { paths, verify }, stop).await {
                     Ok(last) => last,
                     Err(error) => {
                         warn!(error = %chain(&error), "preload failed");
@@ -180,6 +184,15 @@ fn steps(
             }
         }
     })
+}
+
+/// The others that share blocks with this node, by name.
+fn peers(neighbours: &Neighbours) -> Vec<PeerStatus> {
+    let (view, bypassed) = (neighbours.view(), neighbours.peers().bypassed());
+    let status = |(name, address): (NodeName, String)| PeerStatus { bypassed: bypassed.contains(&name), name: name.to_string(), address };
+    let mut peers: Vec<PeerStatus> = view.others().map(status).collect();
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    peers
 }
 
 fn plus(total: DrainProgress, drained: Drained) -> DrainProgress {
@@ -296,6 +309,8 @@ impl Dataset {
             read_store_bytes: reader.bytes_store.get(),
             read_peer_bytes: reader.bytes_peer.get(),
             read_source_bytes: reader.bytes_source.get(),
+            lister: self.refresh.lister().map_or_else(String::new, |name| name.to_string()),
+            lacking_copies: self.copies.as_ref().map_or(0, |copies| copies.lacking()),
         }
     }
 }

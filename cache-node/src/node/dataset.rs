@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::control::PreloadState;
+use crate::control::{PreloadOrder, PreloadState};
 use crate::copies::Copies;
 use crate::fill::chain;
 use crate::fs::{Filesystem, for_each_below};
@@ -182,10 +182,12 @@ impl Dataset {
             }
             return;
         }
-        let paths = preload_paths(&spec, once_more);
+        let mut order = PreloadOrder { paths: preload_paths(&spec, once_more), verify: preload.verify && once_more };
         loop {
             synced.mark_unchanged();
-            let ended = self.preload.run(paths.clone(), stop.clone()).await;
+            let ended = self.preload.run(order.clone(), stop.clone()).await;
+            // Once: what a sync finds is compared when it comes.
+            order.verify = false;
             if stop.is_cancelled() {
                 return;
             }

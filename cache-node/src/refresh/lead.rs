@@ -100,14 +100,18 @@ impl Refresh {
         let heard = group.ask(nodes, self.newest(), refresh, &self.folder.join(FETCHED)).await;
         let state = match heard {
             None => None,
-            Some((_, Heard::Same(state))) => {
+            Some((node, Heard::Same(state))) => {
                 // Those after this one know of its listing what they heard from it.
                 if ask != Ask::Heirs {
+                    *self.heard_from.lock() = Some(node);
                     self.note(&state);
                 }
                 Some(state)
             }
             Some((node, Heard::Newer { path, number, began })) => {
+                if ask != Ask::Heirs {
+                    *self.heard_from.lock() = Some(node.clone());
+                }
                 self.take(group, &node, path, number, began).await;
                 Some(ListingState::default())
             }
@@ -169,6 +173,12 @@ impl Refresh {
     }
 
     /// Whether this node lists for the others, or for itself alone.
+    /// Who lists: this node, or whom it heard from last. `None` in a cache of one node, and while nobody answered.
+    pub fn lister(&self) -> Option<NodeName> {
+        let group = self.group.as_ref()?;
+        if self.leads() { Some(group.neighbours().own().clone()) } else { self.heard_from.lock().clone() }
+    }
+
     pub fn leads(&self) -> bool {
         self.group.is_none() || self.leads.load(Relaxed)
     }

@@ -143,8 +143,8 @@ impl Node {
     /// The same with the nodes of its cache.
     fn sync_among(&self, generation: &str, datasets: Option<Vec<DesiredDataset>>, peers: Vec<Peer>) -> SyncReply {
         let mut client = ControlClient::new(self.channel(&self.authority, OPERATOR).unwrap());
-        let desired = datasets.map(|datasets| Desired { policy: "policy".to_owned(), datasets, peers });
-        let request = SyncRequest { generation: generation.to_owned(), desired };
+        let desired = datasets.map(|datasets| Desired { policy: "policy".to_owned(), datasets, peers, ..Desired::default() });
+        let request = SyncRequest { generation: generation.to_owned(), desired, ..SyncRequest::default() };
         self.runtime.block_on(client.sync(request)).unwrap().into_inner()
     }
 

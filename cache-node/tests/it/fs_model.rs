@@ -14,7 +14,7 @@ use crate::memory_source::{MemorySource, pattern};
 use crate::semantics::{Rig, config, serve_with, settle};
 
 /// Contents are a function of the version's number, so a read tells which version it saw.
-fn contents(version: u64) -> Vec<u8> {
+pub(crate) fn contents(version: u64) -> Vec<u8> {
     let len = match version % 7 {
         0 => 0,
         1..=4 => version * 37 % 5000 + 1,
@@ -132,7 +132,7 @@ impl Model {
     }
 }
 
-fn from_environment(name: &str) -> Option<u64> {
+pub(crate) fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
-use forebay_node::control::{PreloadProgress, PreloadState};
+use forebay_node::control::{PreloadOrder, PreloadProgress, PreloadState};
 use tokio_util::sync::CancellationToken;
 
 use crate::memory_source::{MemorySource, pattern};
@@ -19,10 +19,14 @@ fn fill(source: &MemorySource, sizes: impl Iterator<Item = usize>) -> u64 {
     bytes
 }
 
+pub(crate) fn everything() -> PreloadOrder {
+    PreloadOrder { paths: vec!["/".to_owned()], verify: false }
+}
+
 /// Preloads everything; how it ended, and the bytes that were asked of the source.
 async fn preload(rig: &Rig, source: &MemorySource) -> (PreloadProgress, u64) {
     let before = source.bytes.load(Relaxed);
-    let progress = rig.dataset.preload.run(vec!["/".to_owned()], CancellationToken::new()).await.unwrap();
+    let progress = rig.dataset.preload.run(everything(), CancellationToken::new()).await.unwrap();
     settle(rig).await;
     assert_eq!(progress.state, PreloadState::Done, "{progress:?}");
     assert_eq!((progress.files_done, progress.bytes_done), (progress.files_total, progress.bytes_total), "totals are of what is wanted");
@@ -87,5 +91,43 @@ async fn what_fits_is_loaded_whole() {
     let (progress, fetched) = preload(&rig, &source).await;
     assert_eq!((progress.files_total, progress.files_read_through, progress.bytes_read_through, fetched), (100, 0, 0, all_bytes));
     assert_eq!(preload(&rig, &source).await.1, 0);
+    rig.stop().await;
+}
+
+/// Changes a bit in every 40,000 bytes of what the cache keeps.
+fn spoil(folder: &Path) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            spoil(&entry.path());
+        } else if entry.metadata().unwrap().len() > 100_000 {
+            let mut bytes = std::fs::read(entry.path()).unwrap();
+            (20_000..bytes.len()).step_by(40_000).for_each(|at| bytes[at] ^= 1);
+            let file = std::fs::File::options().write(true).open(entry.path()).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_here_is_compared_with_its_checksums_and_loaded_anew_where_it_differs() {
+    let (source, folder) = (MemorySource::new(), tempfile::tempdir().unwrap());
+    let all_bytes = fill(&source, (0..60).map(|n| [9_000, 40_000, 65_536, 190_000][n % 4] + n));
+    let rig = serve_with(&source, config(folder.path(), 1 << 30), "").await;
+    rig.listed().await;
+    preload(&rig, &source).await;
+    let verify = || async {
+        let before = source.bytes.load(Relaxed);
+        let order = PreloadOrder { verify: true, ..everything() };
+        let progress = rig.dataset.preload.run(order, CancellationToken::new()).await.unwrap();
+        settle(&rig).await;
+        assert_eq!((progress.state, progress.bytes_done), (PreloadState::Done, all_bytes), "{progress:?}");
+        (progress.bytes_verified, progress.blocks_mended, source.bytes.load(Relaxed) - before)
+    };
+    assert_eq!(verify().await, (all_bytes, 0, 0), "all of it is good");
+    spoil(folder.path());
+    let (verified, mended, fetched) = verify().await;
+    assert!(mended > 10 && fetched > 0 && verified < all_bytes, "{verified} of {all_bytes} good, {mended} mended, {fetched} fetched");
+    assert_eq!(verify().await, (all_bytes, 0, 0), "it is good again");
     rig.stop().await;
 }

@@ -2,7 +2,7 @@
 //! Knows pods and calls. Does not know what is in them.
 //! Invariant: one task a pod, and none for a pod that is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,14 +78,15 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
         }
         ctx.hub.try_complete(ctx.stores.datasets.state().iter().filter_map(|dataset| dataset.meta_uid()));
         let pods = ctx.stores.pods.state();
-        let targets: Vec<Target> =
+        ctx.hub.tick(Instant::now());
+        let targets: BTreeSet<Target> =
             pods.iter().filter(|pod| pod.namespace().as_deref() == Some(&ctx.settings.namespace)).filter_map(|pod| target(pod)).collect();
         tasks.retain(|target, task| {
             let stays = targets.contains(target);
             if !stays {
                 task.abort();
                 if !targets.iter().any(|other| other.node == target.node && other.policy_uid == target.policy_uid) {
-                    ctx.hub.lost(&target.policy_uid, &target.node);
+                    ctx.hub.lost(&target.policy_uid, &target.node, Instant::now());
                 }
             }
             stays
@@ -136,7 +137,8 @@ async fn one(ctx: Arc<Context>, target: Target) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = ctx.hub.changes();
     let mut connection: Option<(u64, Node)> = None;
-    let mut acknowledged = String::new();
+    // `None`: it is asked first. What it was told by another operator needn't travel again.
+    let mut acknowledged: Option<String> = None;
     let mut answered = Instant::now();
     let mut failing = false;
     let mut certify = Certify::default();
@@ -146,11 +148,13 @@ async fn one(ctx: Arc<Context>, target: Target) {
             // The hub lives as long as the context that this task holds.
             Ok(()) = changes.changed() => false,
         };
-        let request = match ctx.hub.desired(&target.policy_uid, &target.node, target.place.is_some(), &acknowledged) {
-            Some((generation, desired)) => SyncRequest { generation, desired },
+        let known = acknowledged.clone().unwrap_or_default();
+        let (generation, desired) = match ctx.hub.desired(&target.policy_uid, &target.node, target.place.is_some(), &known) {
+            Some((generation, desired)) => (generation, desired.filter(|_| acknowledged.is_some())),
             // Not everything is known yet: only ask. The node's own generation comes back.
-            None => SyncRequest { generation: acknowledged.clone(), desired: None },
+            None => (known, None),
         };
+        let request = SyncRequest { generation, desired, observed: ctx.hub.cursor(&target.policy_uid, &target.node) };
         // Something changed for other nodes only.
         if !is_due && request.desired.is_none() {
             continue;
@@ -166,13 +170,13 @@ async fn one(ctx: Arc<Context>, target: Target) {
                 }
             },
         };
-        let sent = request.desired.is_some();
+        let (sent, generation) = (request.desired.is_some(), request.generation.clone());
         match node.sync(request).await {
             Ok(reply) => {
                 if reply.certificate_due {
                     certify.tell(&target, enrol::renew(&ctx, &target, &mut node).await);
                 }
-                if failing || (sent && reply.generation != acknowledged) {
+                if failing || (sent && acknowledged.as_ref() != Some(&reply.generation)) {
                     tracing::info!(node = target.node, generation = reply.generation, "a node knows what is desired");
                 }
                 if sent && !reply.refused.is_empty() {
@@ -181,7 +185,11 @@ async fn one(ctx: Arc<Context>, target: Target) {
                 failing = false;
                 answered = Instant::now();
                 ctx.metrics.syncs_ok.inc();
-                acknowledged.clone_from(&reply.generation);
+                // It was only asked, or it didn't go by the state that it was told changes of: now it can be told.
+                if reply.generation != generation && acknowledged.as_ref() != Some(&reply.generation) {
+                    tick.reset_immediately();
+                }
+                acknowledged = Some(reply.generation.clone());
                 ctx.hub.answered(&target.policy_uid, &target.node, target.place, reply, answered);
                 connection = Some((version, node));
             }
@@ -199,7 +207,7 @@ async fn one(ctx: Arc<Context>, target: Target) {
                     }
                 }
                 if answered.elapsed() >= SILENT_AFTER {
-                    ctx.hub.lost(&target.policy_uid, &target.node);
+                    ctx.hub.lost(&target.policy_uid, &target.node, Instant::now());
                 }
                 connection = None;
             }

@@ -2,11 +2,14 @@
 //! Pure: a table. Does not know pods or policies; whoever fills it does.
 //! Invariant: who was in the list stays in it, at its weight, until it leaves the policy: one that is silent for a while keeps its blocks, so that
 //! an upgrade moves nothing.
+//!
+//! What is found out comes into force by `publish` only: a thousand nodes that join one after another are a few lists, not a thousand.
 
 use std::collections::BTreeMap;
 
 use forebay_wire::control_service::Peer;
 use forebay_wire::node_service::TierStatus;
+use forebay_wire::versioned::Versioned;
 
 /// A capacity that differs by less than this share moves no blocks.
 const WEIGHT_DIFFERS_FROM: f64 = 0.1;
@@ -19,6 +22,8 @@ pub(super) struct Places {
     /// `None` before the policy was looked at.
     members: Option<Members>,
     known: BTreeMap<String, Place>,
+    /// In force.
+    listed: Versioned<Peer>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,16 +33,16 @@ struct Place {
 }
 
 impl Places {
-    /// Gives whether that changed the list.
+    /// Gives whether that makes another list.
     pub(super) fn set_members(&mut self, members: Members) -> bool {
-        let before = self.list();
+        let before = self.found();
         self.known.retain(|node, _| members.contains_key(node));
         self.members = Some(members);
-        before != self.list()
+        before != self.found()
     }
 
     /// Takes what a node says of itself, and of others that haven't said it themselves: a new operator has the list from there. Gives whether that
-    /// changed the list.
+    /// makes another list.
     pub(super) fn answered(&mut self, node: &str, address: &str, tiers: &[TierStatus], told: &[Peer]) -> bool {
         let mut changed = false;
         for Peer { name, address, weight_bytes, zone: _ } in told {
@@ -51,7 +56,7 @@ impl Places {
         self.place(node, Place { address: address.to_owned(), weight_bytes }) | changed
     }
 
-    /// Gives whether that changed the list. A thousand nodes answer every few seconds, so the list isn't made to find out.
+    /// Gives whether that makes another list. A thousand nodes answer every few seconds, so the list isn't made to find out.
     fn place(&mut self, node: &str, place: Place) -> bool {
         if self.known.get(node) == Some(&place) {
             return false;
@@ -60,9 +65,15 @@ impl Places {
         self.members.as_ref().is_some_and(|members| members.contains_key(node))
     }
 
-    /// Whether the node may be told what to serve: what it holds is known, or it is in nobody's list.
+    /// Lets what was found out come into force; gives whether that changed anything.
+    pub(super) fn publish(&mut self) -> bool {
+        let found = self.found();
+        self.listed.replace(found)
+    }
+
+    /// Whether the node may be told what to serve: it is in the list, with what it holds, or is to be in none.
     pub(super) fn may_be_told(&self, node: &str) -> bool {
-        self.members.as_ref().is_some_and(|members| !members.contains_key(node) || self.known.contains_key(node))
+        self.members.as_ref().is_some_and(|members| !members.contains_key(node) || self.listed.contains_key(node))
     }
 
     /// Of a node that the policy has; empty for others.
@@ -70,12 +81,16 @@ impl Places {
         self.members.as_ref().and_then(|members| members.get(node)).map_or("", String::as_str)
     }
 
-    /// By name.
-    pub(super) fn list(&self) -> Vec<Peer> {
+    /// In force, by name.
+    pub(super) fn listed(&self) -> &Versioned<Peer> {
+        &self.listed
+    }
+
+    fn found(&self) -> BTreeMap<String, Peer> {
         let members = self.members.iter().flatten();
         let peer = |(name, zone): (&String, &String)| {
             let Place { address, weight_bytes } = self.known.get(name)?.clone();
-            Some(Peer { name: name.clone(), address, weight_bytes, zone: zone.clone() })
+            Some((name.clone(), Peer { name: name.clone(), address, weight_bytes, zone: zone.clone() }))
         };
         members.filter_map(peer).collect()
     }
@@ -97,8 +112,13 @@ mod tests {
         names.split_whitespace().map(|name| (name.to_owned(), String::new())).collect()
     }
 
-    fn names(places: &Places) -> String {
-        places.list().iter().map(|peer| format!("{}@{}/{}", peer.name, peer.address, peer.weight_bytes)).collect::<Vec<_>>().join(" ")
+    fn list(places: &mut Places) -> Vec<Peer> {
+        places.publish();
+        places.listed().values().cloned().collect()
+    }
+
+    fn names(places: &mut Places) -> String {
+        list(places).iter().map(|peer| format!("{}@{}/{}", peer.name, peer.address, peer.weight_bytes)).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
@@ -109,15 +129,17 @@ mod tests {
         assert!(!places.may_be_told("a"), "nobody knows yet what it holds");
         assert!(places.may_be_told("x"), "one that the policy doesn't have has no place to wait for");
         assert!(places.answered("a", "1:7", &tier(100), &[]));
+        assert!(!places.may_be_told("a"), "it isn't in force yet");
+        assert!(places.publish());
         assert!(places.may_be_told("a") && !places.may_be_told("b"));
         assert!(places.answered("b", "2:7", &tier(200), &[]));
         assert!(!places.answered("b", "2:7", &tier(200), &[]));
-        assert_eq!(names(&places), "a@1:7/100 b@2:7/200");
+        assert_eq!(names(&mut places), "a@1:7/100 b@2:7/200");
         // Its pod was replaced.
         assert!(places.answered("a", "3:7", &tier(100), &[]));
-        assert_eq!(names(&places), "a@3:7/100 b@2:7/200");
+        assert_eq!(names(&mut places), "a@3:7/100 b@2:7/200");
         assert!(places.set_members(members("b c")));
-        assert_eq!(names(&places), "b@2:7/200");
+        assert_eq!(names(&mut places), "b@2:7/200");
         assert!(!places.answered("a", "3:7", &tier(100), &[]), "it left");
     }
 
@@ -128,7 +150,7 @@ mod tests {
         places.answered("a", "1:7", &tier(100), &[]);
         for (capacity, expected) in [(109, 100), (91, 100), (111, 111), (0, 1)] {
             places.answered("a", "1:7", &tier(capacity), &[]);
-            assert_eq!(places.list()[0].weight_bytes, expected, "{capacity}");
+            assert_eq!(list(&mut places)[0].weight_bytes, expected, "{capacity}");
         }
     }
 
@@ -138,15 +160,16 @@ mod tests {
         before.set_members(members("a b"));
         before.answered("a", "1:7", &tier(100), &[]);
         before.answered("b", "2:7", &tier(200), &[]);
+        let told = list(&mut before);
         let mut places = Places::default();
         // Before and after the policy is looked at: what comes first doesn't matter.
-        places.answered("a", "1:7", &tier(100), &before.list());
+        places.answered("a", "1:7", &tier(100), &told);
         places.set_members(members("a b"));
-        assert_eq!(places.list(), before.list());
+        assert_eq!(list(&mut places), told);
         // What it says itself counts for more than what others were told.
-        places.answered("b", "9:7", &tier(200), &before.list());
-        assert_eq!(names(&places), "a@1:7/100 b@9:7/200");
-        places.answered("a", "1:7", &tier(100), &before.list());
-        assert_eq!(names(&places), "a@1:7/100 b@9:7/200");
+        places.answered("b", "9:7", &tier(200), &told);
+        assert_eq!(names(&mut places), "a@1:7/100 b@9:7/200");
+        places.answered("a", "1:7", &tier(100), &told);
+        assert_eq!(names(&mut places), "a@1:7/100 b@9:7/200");
     }
 }

@@ -89,7 +89,7 @@ fn a_removed_dataset_is_held_until_every_node_that_answers_has_let_it_go() {
     assert_eq!(hub.holders("a"), ["n1", "n2"]);
     hub.answered(POLICY, "n1", None, reply(&hub, &[]), now);
     assert_eq!(hub.holders("a"), ["n2"]);
-    hub.lost(POLICY, "n2");
+    hub.lost(POLICY, "n2", Instant::now());
     assert!(hub.holders("a").is_empty());
 }
 
@@ -114,7 +114,7 @@ fn an_answer_wakes_a_dataset_when_its_verdict_changes_and_not_when_a_figure_does
     check(true);
     answer(10, 10, 90);
     check(false);
-    hub.lost(POLICY, "n1");
+    hub.lost(POLICY, "n1", start + Duration::from_secs(91));
     check(true);
 }
 
@@ -136,7 +136,7 @@ fn a_client_is_told_of_what_is_used_on_its_node_and_of_nothing_else() {
     let desired = desired.unwrap();
     let object = "a for clients".to_owned();
     let datasets = vec![DesiredDataset { object, ..dataset("a", "x") }];
-    assert_eq!(desired, Desired { policy: names::CLIENT.to_owned(), datasets, peers: Vec::new() });
+    assert_eq!(desired, Desired { policy: names::CLIENT.to_owned(), datasets, ..Desired::default() });
     assert_eq!(of("n1", &generation), (generation.clone(), None));
     assert_eq!(of("n2", "").1.unwrap().datasets.len(), 1);
     assert_eq!(of("n3", "").1.unwrap().datasets, []);
@@ -218,16 +218,19 @@ fn a_policys_totals_are_of_its_own_nodes() {
 fn the_nodes_of_a_policy_are_one_cache() {
     let (hub, _woken) = hub();
     hub.set(POLICY, wanted("a", "x"));
+    let start = Instant::now();
+    let tick = |seconds: u64| hub.tick(start + Duration::from_secs(seconds));
     let place = |ip: &str| Some(format!("{ip}:7071").parse().unwrap());
     let answer = |node: &str, ip: &str| {
         let tier = TierStatus { capacity_bytes: 1 << 30, ..TierStatus::default() };
-        hub.answered(POLICY, node, place(ip), SyncReply { tiers: vec![tier], ..SyncReply::default() }, Instant::now());
+        hub.answered(POLICY, node, place(ip), SyncReply { tiers: vec![tier], ..SyncReply::default() }, start);
     };
     assert_eq!(hub.desired(POLICY, "n1", true, ""), None, "nobody knows yet whose nodes there are");
     assert!(hub.desired(POLICY, "old", false, "").is_some(), "an older release shares nothing, and is told as ever");
     hub.set_members(POLICY, [("n1".to_owned(), String::new()), ("n2".to_owned(), String::new())].into());
     assert_eq!(hub.desired(POLICY, "n1", true, ""), None, "nor what it holds");
     answer("n1", "10.0.0.1");
+    tick(2);
     let (first, alone) = hub.desired(POLICY, "n1", true, "").unwrap();
     let peers = |desired: Option<Desired>| desired.unwrap().peers.into_iter().map(|peer| (peer.name, peer.address)).collect::<Vec<_>>();
     let listed = |name: &str, ip: &str| (name.to_owned(), format!("{ip}:7071"));
@@ -235,14 +238,87 @@ fn the_nodes_of_a_policy_are_one_cache() {
     let mut changes = hub.changes();
     changes.mark_unchanged();
     answer("n2", "10.0.0.2");
-    assert!(changes.has_changed().unwrap(), "the others are told at once");
+    assert!(!changes.has_changed().unwrap(), "within a second of the last time the others are not disturbed");
+    assert_eq!(hub.desired(POLICY, "n2", true, ""), None, "its place is not in force yet");
+    tick(4);
+    assert!(changes.has_changed().unwrap());
     let both = [listed("n1", "10.0.0.1"), listed("n2", "10.0.0.2")];
     let (second, desired) = hub.desired(POLICY, "n1", true, &first).unwrap();
     assert_eq!(peers(desired), both);
     assert_eq!(hub.desired(POLICY, "n2", true, &second).unwrap(), (second.clone(), None));
-    hub.lost(POLICY, "n2");
+    hub.lost(POLICY, "n2", start);
+    tick(6);
     assert_eq!(hub.desired(POLICY, "n1", true, &second).unwrap().1, None, "one that is silent keeps its blocks");
     hub.set_members(POLICY, [("n1".to_owned(), "eu-1a".to_owned())].into());
+    tick(8);
     let (_, desired) = hub.desired(POLICY, "n1", true, &second).unwrap();
     assert_eq!(desired.unwrap().peers.iter().map(|peer| peer.zone.as_str()).collect::<Vec<_>>(), ["eu-1a"]);
+}
+
+#[test]
+fn a_node_that_can_take_them_is_told_changes_only() {
+    let (hub, _woken) = hub();
+    for uid in ["a", "b", "c"] {
+        hub.set(POLICY, wanted(uid, "x"));
+    }
+    let (first, whole) = hub.desired(POLICY, "n1", false, "").unwrap();
+    let whole = whole.unwrap();
+    assert_eq!((whole.since.as_str(), whole.datasets.len()), ("", 3));
+    hub.set(POLICY, wanted("b", "rotated"));
+    hub.remove("c");
+    let told = || hub.desired(POLICY, "n1", false, &first).unwrap().1.unwrap();
+    assert_eq!(told().since, "", "one of an older release takes changes for the whole");
+    let answered = |observed: &str| {
+        let reply = SyncReply { generation: first.clone(), observed: observed.to_owned(), ..SyncReply::default() };
+        hub.answered(POLICY, "n1", None, reply, Instant::now());
+    };
+    answered("life.1");
+    let changes = told();
+    assert_eq!(changes.since, first);
+    assert_eq!(
+        (changes.datasets.as_slice(), changes.datasets_gone.as_slice()),
+        (&[wanted("b", "rotated").dataset][..], &["c".to_owned()][..])
+    );
+    assert_eq!(changes.onto(&whole), hub.desired(POLICY, "other", false, "").unwrap().1.unwrap());
+    assert_eq!(hub.desired(POLICY, "n1", false, "of another operator").unwrap().1.unwrap().since, "");
+    answered("");
+    assert_eq!(told().since, "");
+}
+
+#[test]
+fn an_answer_of_changes_completes_the_one_before() {
+    let (hub, mut woken) = hub();
+    for uid in ["a", "b"] {
+        hub.set(POLICY, wanted(uid, "x"));
+    }
+    let start = Instant::now();
+    let answer = |observed: (&str, &str), held: &[(&str, u64)], gone: &[&str], after: u64| {
+        let of =
+            |(uid, held): &(&str, u64)| ObservedDataset { uid: (*uid).to_owned(), wanted_held_bytes: *held, ..ObservedDataset::default() };
+        let reply = SyncReply {
+            datasets: held.iter().map(of).collect(),
+            observed_since: observed.0.to_owned(),
+            observed: observed.1.to_owned(),
+            datasets_gone: gone.iter().map(|uid| (*uid).to_owned()).collect(),
+            ..SyncReply::default()
+        };
+        hub.answered(POLICY, "n1", None, reply, start + Duration::from_secs(after));
+    };
+    let held = |uid: &str| hub.view(POLICY, uid)[0].dataset.as_ref().map(|dataset| dataset.wanted_held_bytes);
+    answer(("", "l.1"), &[("a", 1), ("b", 1)], &[], 0);
+    assert_eq!((held("a"), held("b"), hub.cursor(POLICY, "n1")), (Some(1), Some(1), "l.1".to_owned()));
+    while woken.try_recv().is_ok() {}
+    answer(("l.1", "l.2"), &[("a", 2)], &[], 3);
+    assert_eq!((held("a"), held("b")), (Some(2), Some(1)));
+    // Nothing more is said, and yet the figure is looked at.
+    assert!(woken.try_recv().is_err());
+    hub.tick(start + Duration::from_secs(31));
+    assert_eq!((woken.try_recv().ok(), woken.try_recv().ok()), (Some(key("a")), None));
+    answer(("l.2", "l.3"), &[], &["b"], 40);
+    assert_eq!((held("a"), held("b")), (Some(2), None));
+    // Changes of what isn't known here are nothing to go by.
+    answer(("l.7", "l.8"), &[("a", 9)], &[], 43);
+    assert_eq!((held("a"), hub.cursor(POLICY, "n1")), (Some(2), String::new()));
+    answer(("", "l.9"), &[("b", 5)], &[], 46);
+    assert_eq!((held("a"), held("b")), (None, Some(5)));
 }

@@ -1,5 +1,7 @@
 //! The conditions of a Dataset, as a table: what nodes say on the left, what people read on the right.
 
+use std::sync::Arc;
+
 use forebay_api::condition::{ConditionType, NewCondition};
 use forebay_api::{CachePolicy, Dataset};
 use forebay_operator::dataset::apply::Applied;
@@ -59,8 +61,8 @@ fn observed(matched: usize, nodes: Vec<Option<ObservedDataset>>) -> Observed {
     let view = |(at, dataset): (usize, Option<ObservedDataset>)| NodeView {
         name: format!("n{at}"),
         zone: String::new(),
-        dataset,
-        tiers: vec![tier.clone()],
+        dataset: dataset.map(Arc::new),
+        tiers: [tier.clone()].into(),
         refused: String::new(),
     };
     Observed {
@@ -198,7 +200,8 @@ fn degraded_says_what_is_worse_than_it_should() {
 
 #[test]
 fn a_client_counts_for_nothing_and_its_problem_is_told() {
-    let client = |name: &str, dataset: ObservedDataset| NodeView { name: name.to_owned(), dataset: Some(dataset), ..NodeView::default() };
+    let client =
+        |name: &str, dataset: ObservedDataset| NodeView { name: name.to_owned(), dataset: Some(Arc::new(dataset)), ..NodeView::default() };
     let mut with_clients = observed(1, vec![Some(holding(9, 9, PreloadState::Done))]);
     with_clients.clients = vec![client("c1", listed())];
     let applied = Outcome::Applied(Applied::default());

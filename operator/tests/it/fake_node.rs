@@ -55,10 +55,11 @@ struct Service {
 #[tonic::async_trait]
 impl Control for Service {
     async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncReply>, Status> {
-        let SyncRequest { generation, desired } = request.into_inner();
+        let SyncRequest { generation, desired, observed: _ } = request.into_inner();
         let mut state = self.state.lock().unwrap();
         state.calls += 1;
         if let Some(desired) = desired {
+            assert_eq!(desired.since, "", "it says everything each time, as an older release does, so it is told everything");
             state.told += 1;
             state.generation = generation;
             state.desired = Some(desired);

@@ -188,7 +188,7 @@ pub struct PreloadFile {
     pub when: Option<PreloadWhen>,
     /// What to load; everything when left out.
     pub paths: Option<Vec<String>>,
-    /// A limit of its own, such as `200Mi`.
+    /// A limit of its own, such as `200Mi`, for all nodes of the cache together.
     #[serde(default, deserialize_with = "unit::quantity_text")]
     #[schemars(schema_with = "crate::schema::quantity")]
     pub max_bytes_per_second: Option<String>,
@@ -196,6 +196,8 @@ pub struct PreloadFile {
     pub revision: Option<i64>,
     /// Pause it.
     pub suspend: Option<bool>,
+    /// Also reads what is cached already and compares it with its checksums; what differs is loaded anew.
+    pub verify: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

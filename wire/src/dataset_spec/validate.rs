@@ -244,7 +244,7 @@ fn rules(check: &mut Check, files: &[RuleFile], notes: &mut Vec<String>) -> Opti
 }
 
 fn preload(check: &mut Check, file: PreloadFile) -> Option<Preload> {
-    let PreloadFile { when, paths, max_bytes_per_second, revision, suspend } = file;
+    let PreloadFile { when, paths, max_bytes_per_second, revision, suspend, verify } = file;
     let paths = match paths {
         None => Some(vec![DatasetPath::root()]),
         Some(list) if list.is_empty() => {
@@ -268,6 +268,7 @@ fn preload(check: &mut Check, file: PreloadFile) -> Option<Preload> {
         max_bytes_per_second,
         revision: revision.unwrap_or(0),
         suspend: suspend.unwrap_or(false),
+        verify: verify.unwrap_or(false),
     })
 }
 

@@ -76,7 +76,7 @@ pub struct FillsFile {
     pub buffer_bytes: Option<String>,
 }
 
-/// What the sources may be asked for, all together.
+/// What the sources may be asked for, all together, by all nodes of a cache together.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SourceLimitsFile {

@@ -1,5 +1,7 @@
 //! A token bucket for two priorities: on-demand takers may run into debt, background ones wait until there is none.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
@@ -9,15 +11,20 @@ use super::Priority;
 const BURST_SECONDS: f64 = 0.25;
 
 pub(super) struct Bucket {
-    /// Per second.
-    rate: f64,
+    /// Per second: the bits of an `f64`.
+    rate: AtomicU64,
     /// Guards tokens and the time they were counted at; never held while waiting.
     state: Mutex<(f64, Instant)>,
 }
 
 impl Bucket {
     pub(super) fn new(rate: f64) -> Self {
-        Self { rate, state: Mutex::new((rate * BURST_SECONDS, Instant::now())) }
+        Self { rate: AtomicU64::new(rate.to_bits()), state: Mutex::new((rate * BURST_SECONDS, Instant::now())) }
+    }
+
+    /// Holds for what is earned from now on; who waits already looks again when its wait is over.
+    pub(super) fn set_rate(&self, rate: f64) {
+        self.rate.store(rate.to_bits(), Relaxed);
     }
 
     /// Waits until `count` may be used. On demand it is reserved at once, and the wait is for the debt; in the background nothing is
@@ -26,14 +33,14 @@ impl Bucket {
         loop {
             let wait = {
                 let mut state = self.state.lock();
-                let now = Instant::now();
-                let earned = now.duration_since(state.1).as_secs_f64() * self.rate;
-                *state = ((state.0 + earned).min((self.rate * BURST_SECONDS).max(1.0)), now);
+                let (now, rate) = (Instant::now(), f64::from_bits(self.rate.load(Relaxed)));
+                let earned = now.duration_since(state.1).as_secs_f64() * rate;
+                *state = ((state.0 + earned).min((rate * BURST_SECONDS).max(1.0)), now);
                 let is_taken = priority == Priority::OnDemand || state.0 > 0.0;
                 if is_taken {
                     state.0 -= count;
                 }
-                let wait = Duration::from_secs_f64((-state.0).max(0.0) / self.rate);
+                let wait = Duration::from_secs_f64((-state.0).max(0.0) / rate);
                 match (is_taken, priority) {
                     (true, Priority::Background) => return,
                     (true, Priority::OnDemand) => Ok(wait),
