@@ -181,7 +181,8 @@ impl Neighbours {
         self.peers.set(view.others());
         let now = Instant::now();
         let last = Former { view: self.view.swap(Arc::new(view)), until: now + FORMER_FOR };
-        let former = std::iter::once(last).chain(self.former.load().iter().filter(|former| former.until > now).cloned());
+        let before = self.former.load_full();
+        let former = std::iter::once(last).chain(before.iter().filter(|former| former.until > now).cloned());
         self.former.store(Arc::new(former.take(FORMER_MAX).collect()));
         self.changes.send_replace(());
         Ok(())

@@ -222,11 +222,11 @@ impl Preload {
         );
         let ticker = tokio::spawn(tick(self.clone(), counters.clone(), began.clone()));
         let mut pause = self.pause.subscribe();
-        let bucket = Bucket::new(*self.bytes_per_second_max.lock());
+        let pace = Pace { counters: &counters, bucket: Bucket::new(*self.bytes_per_second_max.lock()), verify };
         let ended = tokio::select! {
             // An error says that nobody can pause any more.
             Ok(_) = pause.wait_for(|pause| *pause) => Ok(()),
-            ended = self.load_all(manifest, paths, plan, &Pace { counters: &counters, bucket, verify }, &stop) => ended,
+            ended = self.load_all(manifest, paths, plan, &pace, &stop) => ended,
         };
         ticker.abort();
         let mut progress = snapshot(&began, &counters, self.progress.borrow().as_ref().map_or(0, |last| last.bytes_per_second));

@@ -21,7 +21,15 @@ fn status() -> NodeStatus {
         ..DatasetStatus::default()
     };
     let tier = TierStatus { path: "/c".into(), capacity_bytes: 9, ..TierStatus::default() };
-    NodeStatus { version: "1".into(), pid: 42, uptime: Duration::from_secs(3), datasets: vec![dataset], tiers: vec![tier] }
+    let peer = PeerStatus { name: "n2".into(), address: "10.0.0.2:7071".into(), bypassed: true };
+    NodeStatus {
+        version: "1".into(),
+        pid: 42,
+        uptime: Duration::from_secs(3),
+        datasets: vec![dataset],
+        tiers: vec![tier],
+        peers: vec![peer],
+    }
 }
 
 #[async_trait]

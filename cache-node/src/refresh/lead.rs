@@ -172,13 +172,13 @@ impl Refresh {
         self.began.lock().map(|began| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Whether this node lists for the others, or for itself alone.
     /// Who lists: this node, or whom it heard from last. `None` in a cache of one node, and while nobody answered.
     pub fn lister(&self) -> Option<NodeName> {
         let group = self.group.as_ref()?;
         if self.leads() { Some(group.neighbours().own().clone()) } else { self.heard_from.lock().clone() }
     }
 
+    /// Whether this node lists for the others, or for itself alone.
     pub fn leads(&self) -> bool {
         self.group.is_none() || self.leads.load(Relaxed)
     }

@@ -190,7 +190,7 @@ fn degraded_says_what_is_worse_than_it_should() {
     let copies = json!({ "rules": [{ "path": "/", "copies": { "min": 2, "max": 4 } }] });
     check(copies, 1, vec![Some(listed())], "Ready=True/Readable Degraded=False/AsExpected");
     let mut tier = observed(1, vec![Some(listed())]);
-    tier.nodes[0].tiers[0].degraded = "read-only".to_owned();
+    Arc::make_mut(&mut tier.nodes[0].tiers)[0].degraded = "read-only".to_owned();
     check_with(json!({}), &tier, &Outcome::Applied(Applied::default()), "Degraded=True/DiskProblem");
     let failed = |times| Outcome::Failed { message: "apply the claim a: forbidden".to_owned(), times };
     let fine = observed(1, vec![Some(listed())]);

@@ -73,7 +73,7 @@ async fn carry(mut near: TcpStream, target: SocketAddr, mut line: watch::Receive
         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
         line = line.wait_for(|line| *line != Line::Open) => line.map(|line| *line),
     };
-    if disturbed == Ok(Line::Stalled) {
+    if disturbed.is_ok_and(|line| line == Line::Stalled) {
         // Both ends wait; what was on its way is lost.
         let _ended = line.wait_for(|line| *line != Line::Stalled).await;
     }

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::memory_source::{MemorySource, pattern};
 use crate::semantics::{Rig, config, settle, spec};
 
-const CACHE: &str = "node.cache.example";
+pub(crate) const CACHE: &str = "node.cache.example";
 pub(crate) const BLOCK: u64 = 64 << 10;
 
 /// What several nodes share: certificates and folders.

@@ -254,7 +254,7 @@ fn degraded(observed: &Observed, summary: &Summary, failure: Option<(&String, u3
         return is("NodeProblem", format!("{node}: {why}"));
     }
     let troubled = |dataset: &&ObservedDataset| !dataset.problem.is_empty();
-    let client = observed.clients.iter().find_map(|client| Some((&client.name, client.dataset.as_ref().filter(troubled)?)));
+    let client = observed.clients.iter().find_map(|client| Some((&client.name, client.dataset.as_deref().filter(troubled)?)));
     if let Some((name, dataset)) = client {
         let message = format!("{name}, a node that the CachePolicy doesn't select: {}", dataset.problem);
         return is(reason(dataset.problem_kind()), message);
