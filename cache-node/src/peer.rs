@@ -4,7 +4,6 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use forebay_daemon::identity::{Identity, IdentityError};
@@ -35,7 +34,7 @@ pub enum PeerSetupError {
 pub enum Way {
     /// Nobody: it is this node's.
     Own,
-    /// It is this node's, and these may have it already: they were to have it by an earlier list of nodes, or are to have a copy.
+    /// It is this node's, and these may have it already: it was theirs while this node was not there, or they are to have a copy.
     OwnAfter { ranks: Vec<NodeName> },
     Others {
         /// Best first, at least one.
@@ -63,22 +62,13 @@ pub struct Neighbours {
     security: Security,
     peers: Arc<Peers>,
     view: ArcSwap<View>,
-    /// Lists that were in force lately, newest first: whose a block was may have it still.
-    former: ArcSwap<Vec<Former>>,
     /// Told when another list came into force.
     changes: watch::Sender<()>,
 }
 
-/// Earlier lists that are remembered.
-const FORMER_MAX: usize = 4;
-/// By then each node has brought what is its own by the list in force: see `copies`.
-const FORMER_FOR: Duration = Duration::from_secs(900);
-
-#[derive(Clone)]
-struct Former {
-    view: Arc<View>,
-    until: Instant,
-}
+/// For a block of this node's own that isn't here, so many of the next in rank are asked: whose it was before this node came, or came back, is the next
+/// of them, and the one after it when two came at once.
+const NEXT_ASKED: u32 = 2;
 
 /// One list of nodes, seen from here.
 pub struct View {
@@ -166,7 +156,6 @@ impl Neighbours {
             security,
             peers,
             view: ArcSwap::from_pointee(view),
-            former: ArcSwap::default(),
             changes: watch::Sender::new(()),
         }))
     }
@@ -179,11 +168,7 @@ impl Neighbours {
         let view = View::new(nodes, &self.own)?;
         info!(nodes = view.placement.peers().len(), "another list of nodes is in force");
         self.peers.set(view.others());
-        let now = Instant::now();
-        let last = Former { view: self.view.swap(Arc::new(view)), until: now + FORMER_FOR };
-        let before = self.former.load_full();
-        let former = std::iter::once(last).chain(before.iter().filter(|former| former.until > now).cloned());
-        self.former.store(Arc::new(former.take(FORMER_MAX).collect()));
+        self.view.store(Arc::new(view));
         self.changes.send_replace(());
         Ok(())
     }
@@ -196,18 +181,7 @@ impl Neighbours {
 
     /// How to get a block that is this node's, of which `count` nodes are to have a copy: from who may have it, then from the source.
     pub fn own_way(&self, block: BlockId, count: u32) -> Way {
-        let former = self.former.load();
-        if former.is_empty() && count == 1 {
-            return Way::Own;
-        }
-        let (view, now) = (self.view.load(), Instant::now());
-        let mut ranks = if count == 1 { Vec::new() } else { view.holders(block, count).others };
-        let lately = former.iter().filter(|former| former.until > now);
-        for name in lately.flat_map(|former| former.view.holders(block, count).others) {
-            if view.has(&name) && !ranks.contains(&name) {
-                ranks.push(name);
-            }
-        }
+        let ranks = self.view.load().holders(block, count.max(1 + NEXT_ASKED)).others;
         if ranks.is_empty() { Way::Own } else { Way::OwnAfter { ranks } }
     }
 

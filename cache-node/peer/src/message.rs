@@ -111,6 +111,8 @@ pub struct ListingState {
     /// Why the last one failed, and a number for who must act; empty when it didn't.
     pub error: String,
     pub trouble: u32,
+    /// The question wanted a listing, and there was one.
+    pub listed: bool,
 }
 
 /// What a manifest that follows is.
@@ -122,6 +124,8 @@ pub struct ManifestHead {
     pub bytes: u64,
     /// Since its listing began; `None` when that isn't known any more.
     pub began_ms_ago: Option<u64>,
+    /// The question wanted a listing, and there was one.
+    pub listed: bool,
 }
 
 /// Asks to drop what is cached below paths.
@@ -248,23 +252,23 @@ impl ManifestRequest {
 
 impl ManifestHead {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let Self { term, sequence, bytes, began_ms_ago } = *self;
-        wire::ManifestHead { term, sequence, bytes, began_ms_ago }.encode_to_vec()
+        let Self { term, sequence, bytes, began_ms_ago, listed } = *self;
+        wire::ManifestHead { term, sequence, bytes, began_ms_ago, listed }.encode_to_vec()
     }
     pub(crate) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let wire::ManifestHead { term, sequence, bytes, began_ms_ago } = decode(payload)?;
-        Ok(Self { term, sequence, bytes, began_ms_ago })
+        let wire::ManifestHead { term, sequence, bytes, began_ms_ago, listed } = decode(payload)?;
+        Ok(Self { term, sequence, bytes, began_ms_ago, listed })
     }
 }
 
 impl ListingState {
     pub(crate) fn to_wire(&self) -> wire::ListingState {
-        let Self { age_ms, error, trouble } = self.clone();
-        wire::ListingState { age_ms, error: cut(&error).to_owned(), trouble }
+        let Self { age_ms, error, trouble, listed } = self.clone();
+        wire::ListingState { age_ms, error: cut(&error).to_owned(), trouble, listed }
     }
     pub(crate) fn from_wire(state: Option<wire::ListingState>) -> Self {
-        let wire::ListingState { age_ms, error, trouble } = state.unwrap_or_default();
-        Self { age_ms, error, trouble }
+        let wire::ListingState { age_ms, error, trouble, listed } = state.unwrap_or_default();
+        Self { age_ms, error, trouble, listed }
     }
 }
 

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_manifest::Manifest;
 use forebay_peer::{
-    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, ManifestHead, ManifestRequest, Offered, ReadRequest,
-    Refusal, StoreRequest,
+    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, ListingState, ManifestHead, ManifestRequest, Offered,
+    ReadRequest, Refusal, StoreRequest,
 };
 use forebay_source::{Key, Version};
 use futures::StreamExt;
@@ -79,11 +79,12 @@ impl Blocks for Gives {
         let refresh = &dataset.refresh;
         refresh.heard_of(request.than);
         // Asked by one that goes by another order it would wait for a third, and that maybe for the first.
-        if request.refresh && refresh.leads() {
+        let listed = request.refresh && refresh.leads();
+        if listed {
             // How it went is in the state.
             drop(refresh.refresh_now().await);
         }
-        let listing = refresh.state();
+        let listing = ListingState { listed, ..refresh.state() };
         let number = |manifest: &Manifest| (manifest.summary().term, manifest.summary().sequence);
         let Some(manifest) = dataset.fs.manifest().filter(|manifest| number(manifest) > request.than) else {
             return Ok(Offered { listing, newer: None });
@@ -91,7 +92,7 @@ impl Blocks for Gives {
         let (term, sequence) = number(&manifest);
         let began_ms_ago = refresh.began_ms_ago();
         let (bytes, body) = open(&manifest).await.map_err(|error| Refusal::Internal(format!("read the list of files: {error}")))?;
-        Ok(Offered { listing, newer: Some((ManifestHead { term, sequence, bytes, began_ms_ago }, body)) })
+        Ok(Offered { listing, newer: Some((ManifestHead { term, sequence, bytes, began_ms_ago, listed }, body)) })
     }
 
     async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal> {

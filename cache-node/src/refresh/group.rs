@@ -48,8 +48,8 @@ pub struct Group {
 pub(super) enum Heard {
     /// It is the lister, or has what the lister has: nothing newer.
     Same(ListingState),
-    /// A newer manifest, which lies at `path` now. Its listing began `began` ago, if that is known.
-    Newer { path: PathBuf, number: (u64, u64), began: Option<Duration> },
+    /// A newer manifest, which lies at `path` now. Its listing began `began` ago, if that is known; `listed`: after the question.
+    Newer { path: PathBuf, number: (u64, u64), began: Option<Duration>, listed: bool },
 }
 
 impl Group {
@@ -99,7 +99,7 @@ impl Group {
     async fn ask_one(&self, node: &NodeName, request: &ManifestRequest, path: &std::path::Path) -> Result<Heard, AskError> {
         match self.neighbours.peers().manifest(node, request).await? {
             Listed::Same(state) => Ok(Heard::Same(state)),
-            Listed::Newer(ManifestHead { term, sequence, began_ms_ago, .. }, mut answer) => {
+            Listed::Newer(ManifestHead { term, sequence, began_ms_ago, listed, .. }, mut answer) => {
                 let begin = Instant::now();
                 let mut file = tokio::fs::File::create(path).await?;
                 while let Some(piece) = answer.next().await {
@@ -107,7 +107,7 @@ impl Group {
                 }
                 file.sync_all().await?;
                 let began = began_ms_ago.map(|ago| Duration::from_millis(ago) + begin.elapsed());
-                Ok(Heard::Newer { path: path.to_owned(), number: (term, sequence), began })
+                Ok(Heard::Newer { path: path.to_owned(), number: (term, sequence), began, listed })
             }
         }
     }

@@ -13,6 +13,8 @@ use super::group::{ASK_EVERY, ASK_FIRST_EVERY, ASK_FROZEN_EVERY, Group, Heard, p
 use super::{Outcome, Refresh, RefreshError, Trouble};
 use crate::fill::chain;
 
+/// Who is asked to list and doesn't is asked again so often.
+const ASKED_IN_VAIN_MAX: u32 = 10;
 /// A list of files that can't be taken is asked for again after so long.
 const TAKE_AGAIN: Duration = Duration::from_secs(10);
 /// What a node keeps of another's list of files while it comes; left over, the catalog removes it.
@@ -33,6 +35,7 @@ impl Refresh {
     pub(super) async fn until_leading(self: &Arc<Self>, group: &Group) {
         let mut changes = group.neighbours().changes();
         let (mut is_asked, mut failing_since) = (false, None::<Instant>);
+        let mut in_vain = 0;
         loop {
             let (before, after) = group.order();
             if !self.caught_up.swap(true, Relaxed) {
@@ -40,6 +43,16 @@ impl Refresh {
                 self.follow(group, &after, Ask::Heirs).await;
             }
             let heard = self.follow(group, &before, if is_asked { Ask::ForListing } else { Ask::Lister }).await;
+            if is_asked && heard.as_ref().is_some_and(|state| !state.listed) {
+                // By its own view another node lists: lists of nodes differ for a moment. When they go on differing, two that list do no harm.
+                in_vain += 1;
+                if in_vain > ASKED_IN_VAIN_MAX {
+                    return;
+                }
+                tokio::time::sleep(ASK_FIRST_EVERY).await;
+                continue;
+            }
+            in_vain = 0;
             match heard {
                 Some(state) if state.error.is_empty() => failing_since = None,
                 Some(_) => {
@@ -108,19 +121,19 @@ impl Refresh {
                 }
                 Some(state)
             }
-            Some((node, Heard::Newer { path, number, began })) => {
+            Some((node, Heard::Newer { path, number, began, listed })) => {
                 if ask != Ask::Heirs {
                     *self.heard_from.lock() = Some(node.clone());
                 }
                 self.take(group, &node, path, number, began).await;
-                Some(ListingState::default())
+                Some(ListingState { listed, ..ListingState::default() })
             }
         };
         if refresh {
             self.outcomes.send_modify(|last| {
                 last.busy = false;
-                // When nobody answered this node lists, and that counts.
-                last.number += u64::from(state.is_some());
+                // When nobody answered, or nobody listed for it, this node lists, and that counts.
+                last.number += u64::from(state.as_ref().is_some_and(|state| state.listed));
             });
         }
         state
@@ -164,7 +177,7 @@ impl Refresh {
         let age_ms = self.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let (trouble, error) =
             self.outcomes.borrow().error.clone().map_or((0, String::new()), |(trouble, error)| (trouble.number(), error));
-        ListingState { age_ms, error, trouble }
+        ListingState { age_ms, error, trouble, listed: false }
     }
 
     /// Since the listing of the manifest that serves began, while that is known.

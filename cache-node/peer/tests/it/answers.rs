@@ -121,9 +121,9 @@ async fn a_block_is_stored_by_a_peer_or_declined() {
 async fn a_manifest_comes_if_it_is_newer() {
     for (server, client) in each_security().await {
         let (dataset, bytes) = (block(1, 1).dataset, pattern(3_000_001));
-        let head = ManifestHead { term: 2, sequence: 7, bytes: bytes.len() as u64, began_ms_ago: Some(7) };
+        let head = ManifestHead { term: 2, sequence: 7, bytes: bytes.len() as u64, began_ms_ago: Some(7), listed: true };
         let ask = |than| ManifestRequest { dataset: dataset.clone(), than, refresh: false };
-        let state = ListingState { age_ms: Some(5), error: "no".to_owned(), trouble: 2 };
+        let state = ListingState { age_ms: Some(5), error: "no".to_owned(), trouble: 2, listed: true };
         *server.shelf.listing.lock() = state.clone();
         assert!(matches!(client.manifest(&name("a"), &ask((0, 0))).await.unwrap(), Listed::Same(told) if told == state));
         *server.shelf.manifest.lock() = Some((head, bytes.clone()));

@@ -224,7 +224,14 @@ impl World {
         let some = running.choose(&mut self.rng).map(|(number, _)| *number).unwrap();
         let stopped: Vec<usize> = (0..NODES).filter(|number| self.nodes[*number].is_none()).collect();
         let others: Vec<_> = running.iter().filter(|(number, _)| *number != some).cloned().collect();
-        match self.rng.random_range(0..100) {
+        let event = self.rng.random_range(0..100);
+        println!(
+            "{}: event {event} at node {some}, running {:?}, listed {:?}",
+            self.clock,
+            running.iter().map(|(number, _)| *number).collect::<Vec<_>>(),
+            self.members
+        );
+        match event {
             0..20 => self.put(),
             20..26 => self.delete(),
             26..40 => self.sync(some).await,
