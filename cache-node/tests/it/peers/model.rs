@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use forebay_node::control::Control;
 use forebay_node::fs::Error;
-use forebay_node::node::{Node, Towards};
+use forebay_node::node::{Node, NodeError, Towards};
 use forebay_peer::PeerLimits;
+use forebay_store::StoreError;
 use forebay_wire::dataset_spec::Eviction;
 use forebay_wire::node_config::PeerNode;
 use rand::rngs::StdRng;
@@ -177,12 +178,27 @@ impl World {
         if self.members.insert(number) {
             self.tell_members();
         }
-        let mut config = self.cache.config(number, CAPACITY_BYTES);
-        config.peers.as_mut().unwrap().nodes = self.list(number);
+        let config = || {
+            let mut config = self.cache.config(number, CAPACITY_BYTES);
+            config.peers.as_mut().unwrap().nodes = self.list(number);
+            config
+        };
         let millis = Duration::from_millis;
         let limits = PeerLimits { connect: millis(500), silence: millis(500), hedge_min: millis(20), ..PeerLimits::default() };
-        let towards = Towards { limits, take_over: millis(100), ..Towards::default() };
-        let node = Node::start_towards(config, Eviction::S3Fifo, tokio::runtime::Handle::current(), towards).unwrap();
+        let start = || {
+            let towards = Towards { limits, take_over: millis(100), ..Towards::default() };
+            Node::start_towards(config(), Eviction::S3Fifo, tokio::runtime::Handle::current(), towards)
+        };
+        // The one that was stopped in this very process may not have let go of its folder yet.
+        let mut node = start();
+        for _ in 0..100 {
+            if !matches!(node, Err(NodeError::Store(StoreError::InUse { .. }))) {
+                break;
+            }
+            tokio::time::sleep(millis(50)).await;
+            node = start();
+        }
+        let node = node.unwrap();
         let rules = "  sync: { interval: 1h }\n  rules: [{ path: /d0, copies: { min: 2 } }, { path: /d1, localCopy: Always }, { path: /d2, cache: Never }]\n";
         let dataset = node.add_with(spec(rules), Path::new("/nowhere"), vec![self.source.handle()]).unwrap();
         let rig = Arc::new(Rig { node, dataset });
