@@ -1,6 +1,6 @@
 //! Bare parallel GETs by the AWS SDK: what any client of the same server can reach, and what a cold epoch is held against.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation};
+
+use tokio::io::AsyncWriteExt;
 
 use crate::measure;
 use crate::serve::{ACCESS_KEY, SECRET_KEY};
@@ -50,6 +52,45 @@ pub(crate) fn all(endpoint: &str, bucket: &str, keys: &[(String, u64)], parallel
     Ok(Pass { units: keys.len() as u64, bytes: jobs.3.load(Ordering::Relaxed), elapsed, cpu, ..Pass::default() })
 }
 
+/// Gets every key once, `parallel` at a time, each into a file below `folder`, as a bare parallel copier does; the folder goes again.
+pub(crate) fn copy_all(endpoint: &str, bucket: &str, keys: &[(String, u64)], parallel: usize, folder: &Path) -> Result<Pass> {
+    let (client, copied) = (client(endpoint), Arc::new((keys.to_vec(), AtomicUsize::new(0), folder.to_owned())));
+    let cpu_before = measure::own_cpu();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let begin = Instant::now();
+    runtime.block_on(async {
+        let workers: Vec<_> = (0..parallel).map(|_| tokio::spawn(copier(client.clone(), bucket.to_owned(), copied.clone()))).collect();
+        for worker in workers {
+            worker.await??;
+        }
+        anyhow::Ok(())
+    })?;
+    let elapsed = begin.elapsed();
+    drop(runtime);
+    let bytes = keys.iter().map(|(_, size)| size).sum();
+    let cpu = measure::own_cpu().saturating_sub(cpu_before);
+    std::fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
+    Ok(Pass { units: keys.len() as u64, bytes, elapsed, cpu, ..Pass::default() })
+}
+
+async fn copier(client: Client, bucket: String, copied: Arc<(Vec<(String, u64)>, AtomicUsize, PathBuf)>) -> Result<()> {
+    let (keys, next, folder) = &*copied;
+    while let Some((key, size)) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let path = folder.join(key);
+        tokio::fs::create_dir_all(path.parent().context("a key is below a prefix")?).await?;
+        let mut body = client.get_object().bucket(&bucket).key(key).send().await.with_context(|| format!("get {key}"))?.body;
+        let mut file = tokio::io::BufWriter::with_capacity(1 << 20, tokio::fs::File::create(&path).await?);
+        let mut bytes = 0;
+        while let Some(piece) = body.try_next().await.with_context(|| format!("get the body of {key}"))? {
+            bytes += piece.len() as u64;
+            file.write_all(&piece).await?;
+        }
+        file.flush().await?;
+        ensure!(bytes == *size, "get {key}: {bytes} bytes instead of {size}");
+    }
+    Ok(())
+}
+
 type Jobs = Arc<(Vec<usize>, Vec<(String, u64)>, AtomicUsize, AtomicU64)>;
 
 async fn worker(client: Client, bucket: String, jobs: Jobs) -> Result<()> {
@@ -89,7 +130,7 @@ pub(crate) fn first_bytes(endpoint: &str, bucket: &str, keys: &[(String, u64)]) 
 }
 
 /// Puts the files below a folder into a bucket, under their relative paths below `prefix`. Returns how many.
-pub(crate) fn put_all(endpoint: &str, bucket: &str, prefix: &str, folder: &std::path::Path, parallel: usize) -> Result<usize> {
+pub(crate) fn put_all(endpoint: &str, bucket: &str, prefix: &str, folder: &Path, parallel: usize) -> Result<usize> {
     let files: Vec<PathBuf> = crate::workload::files_below(folder)?.into_iter().map(|(path, _)| path).collect();
     let client = client(endpoint);
     let next = AtomicUsize::new(0);

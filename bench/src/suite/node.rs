@@ -188,13 +188,34 @@ impl Node {
     /// A fresh mount over an empty cache. The former one is put aside until the row ends: ext4 hands out inodes that were freed a moment ago
     /// at a third of its speed, and deleting would be measured instead of filling.
     pub(crate) fn remount_empty(&mut self) -> Result<()> {
+        self.empty()?;
+        self.mount()
+    }
+
+    /// The same without the mount.
+    pub(super) fn empty(&mut self) -> Result<()> {
         self.unmount()?;
         let cache = self.folder.join("cache");
         let aside = self.folder.join(format!("{ASIDE}{}", self.aside));
         fs::rename(&cache, &aside).with_context(|| format!("put {} aside", cache.display()))?;
         self.aside += 1;
         fs::create_dir_all(&cache)?;
-        self.mount()
+        Ok(())
+    }
+
+    /// Ends it as a machine that is lost does: holder and daemon at once, by SIGKILL. What is left of the mount is taken away.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        let pids = self.pids();
+        ensure!(!pids.is_empty(), "{} tells no process", self.mount_point().display());
+        // The holder last in the list would start another daemon.
+        for pid in pids.iter().rev() {
+            let pid = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw).context("a pid is positive")?;
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).context("kill a process of a mount")?;
+        }
+        self.mounted = false;
+        let status = Command::new("umount").arg("-l").arg(self.mount_point()).status().context("start umount")?;
+        ensure!(status.success(), "umount -l {}: {status}", self.mount_point().display());
+        Ok(())
     }
 
     fn remove_caches_aside(&self) -> Result<()> {
@@ -255,7 +276,7 @@ fn read_below(path: &Path) -> Result<()> {
 }
 
 /// The first field called `name`, at any depth.
-fn find<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+pub(super) fn find<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
     match value {
         Value::Object(fields) => fields.get(name).or_else(|| fields.values().find_map(|field| find(field, name))),
         Value::Array(items) => items.iter().find_map(|item| find(item, name)),

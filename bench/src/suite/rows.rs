@@ -1,6 +1,7 @@
 //! The rows, in groups: a function measures and pushes the rows that come from the same passes.
 
 mod cold;
+mod events;
 mod generated;
 mod limits;
 mod peer_wire;
@@ -51,7 +52,7 @@ impl Group {
 }
 
 /// `make bench ROWS="steady walk"` chooses by the beginnings of rows' names.
-pub(super) const ALL: [Group; 22] = [
+pub(super) const ALL: [Group; 25] = [
     Group { name: "cold-epoch", rows: &["cold-epoch", "cold-epoch-cpu"], data: &[Data::Small], measure: cold::epoch },
     Group { name: "cold-first-byte", rows: &["cold-first-byte"], data: &[Data::Small], measure: cold::first_byte },
     Group {
@@ -104,6 +105,7 @@ pub(super) const ALL: [Group; 22] = [
         data: &[Data::Small],
         measure: limits::hit_ratio,
     },
+    Group { name: "pin-60", rows: &["pin-60"], data: &[Data::Small], measure: limits::pin },
     Group { name: "memory-limited", rows: &["memory-limited"], data: &[Data::Small], measure: limits::memory_limited },
     Group {
         name: "manifest-10m",
@@ -155,6 +157,8 @@ pub(super) const ALL: [Group; 22] = [
         data: &[Data::Large],
         measure: peers::random,
     },
+    Group { name: "peers-preload", rows: &["peers-preload"], data: &[Data::Small, Data::Large], measure: events::preload },
+    Group { name: "peers-lost", rows: &["peers-lost-longest", "peers-lost-bytes"], data: &[Data::Small], measure: events::lost },
     Group { name: "memory-10m", rows: &["memory-10m", "memory-10m-group"], data: &[], measure: generated::memory },
 ];
 

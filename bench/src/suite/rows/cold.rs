@@ -18,7 +18,7 @@ use crate::{get, serve};
 const PARALLEL: usize = 8;
 const FILES: Workload = Workload::Files { threads: PARALLEL, order: Order::Shuffled };
 
-fn keys(suite: &Suite, prefix: &str) -> Result<Vec<(String, u64)>> {
+pub(super) fn keys(suite: &Suite, prefix: &str) -> Result<Vec<(String, u64)>> {
     let root = suite.local("");
     let key = |(path, size): (std::path::PathBuf, u64)| {
         let key = path.strip_prefix(&root)?.to_str().context("a generated name is UTF-8")?.to_owned();

@@ -50,6 +50,36 @@ pub(super) fn hit_ratio(suite: &mut Suite) -> Result<()> {
     Ok(())
 }
 
+/// A cache that is as large as what is pinned, 60 % of the data: a stable part of it is hit in every epoch, the rest is read through.
+pub(super) fn pin(suite: &mut Suite) -> Result<()> {
+    let bytes: u64 = files_below(&suite.local("small"))?.iter().map(|(_, size)| size).sum();
+    let pinned = bytes * 60 / 100;
+    let mut setup = suite.setup("pinned", &["small"]);
+    // A cache pays for whole pages.
+    setup.capacity_bytes = Some(pinned * 1018 / 1000);
+    setup.dataset_lines = format!("  rules: [{{ path: /, cache: Pin, maxBytes: \"{pinned}\" }}]\n");
+    setup.serving = Serving::Open;
+    let mut node = suite.node(&setup)?;
+    node.remount_empty()?;
+    let files = files_below(&node.mount_point())?;
+    let mut hits = Vec::new();
+    for epoch in 0..=HIT_EPOCHS {
+        workload::drop_pages(&files)?;
+        let before = serve::counted(suite.endpoint()?)?.body_bytes;
+        workload::run(&Workload::Files { threads: 8, order: Order::Shuffled }, &node.mount_point(), &files, epoch)?;
+        let fetched = serve::counted(suite.endpoint()?)?.body_bytes - before;
+        if epoch > 0 {
+            hits.push(1.0 - fetched as f64 / bytes as f64);
+        }
+    }
+    let off: Vec<f64> = hits.iter().map(|hit| (hit - 0.6).abs()).collect();
+    let note = format!("hits by bytes from the source in epochs 2 to 4: {hits:.3?}; the ratio column is the largest distance from 0.60");
+    let largest = off.iter().copied().fold(0.0, f64::max);
+    let figures = Figures { control: 0.6, forebay: median(&hits), ratio: largest, spread: spread(&off), samples: off };
+    suite.push("pin-60", "hits", Goal::AtMost(0.01), figures, node.memory(), note);
+    node.unmount()
+}
+
 /// Reader and daemon in one memory cgroup of half the data's size; the local reader in the same group.
 pub(super) fn memory_limited(suite: &mut Suite) -> Result<()> {
     let local = suite.local("small");

@@ -21,7 +21,7 @@ const READERS: usize = 2;
 const FILES_8: Workload = Workload::Files { threads: 8, order: Order::Shuffled };
 
 /// What the nodes of one cache share.
-struct Cache {
+pub(super) struct Cache {
     certificates: PathBuf,
     addresses: Vec<String>,
     /// How much of the cache each node holds, beside the others.
@@ -29,7 +29,7 @@ struct Cache {
 }
 
 impl Cache {
-    fn new(suite: &Suite, weights: Vec<&'static str>) -> Result<Self> {
+    pub(super) fn new(suite: &Suite, weights: Vec<&'static str>) -> Result<Self> {
         let certificates = suite.options.folder.join("nodes").join("certificates");
         std::fs::create_dir_all(&certificates)?;
         let mut params = CertificateParams::default();
@@ -47,7 +47,7 @@ impl Cache {
     }
 
     /// The same data set on the node of this number; not mounted yet.
-    fn node(&self, suite: &Suite, number: usize, setup: &Setup) -> Result<Node> {
+    pub(super) fn node(&self, suite: &Suite, number: usize, setup: &Setup) -> Result<Node> {
         let nodes = self.addresses.iter().zip(&self.weights).enumerate();
         let nodes: Vec<String> =
             nodes.map(|(other, (address, weight))| format!("{{ name: n{other}, address: \"{address}\", weight: {weight} }}")).collect();
