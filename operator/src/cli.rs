@@ -15,6 +15,7 @@ use forebay_wire::unit::ByteSize;
 use kube::{Client, Config};
 use prometheus_client::registry::Registry;
 
+use crate::authority::Lives;
 use crate::context::{ClientSettings, Settings};
 use crate::metrics::Metrics;
 use crate::{clean, follow, run};
@@ -104,6 +105,12 @@ struct RunArgs {
     /// How often a Secret or ConfigMap that a Dataset names is read again: how long a rotation takes
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     references_every: u64,
+    /// How long a cache node's certificate is good; it is renewed at half of it
+    #[arg(long, value_name = "SECONDS", default_value_t = 86400, value_parser = clap::value_parser!(u64).range(120..=31_536_000))]
+    certificate_life: u64,
+    /// How long a new certificate authority is only believed before it signs: longer than kubelet needs to bring a changed ConfigMap to every pod
+    #[arg(long, value_name = "SECONDS", default_value_t = 86400, value_parser = clap::value_parser!(u64).range(120..=2_592_000))]
+    authority_settle: u64,
     /// Address that answers /metrics, /healthz and /readyz
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
@@ -205,6 +212,8 @@ fn settings(args: RunArgs, found: Option<String>) -> Result<Settings, String> {
         default_policy,
         sync_every,
         references_every,
+        certificate_life,
+        authority_settle,
         metrics: _,
     } = args;
     logging::check(&node_log).map_err(|error| format!("--node-log: {error}"))?;
@@ -231,6 +240,7 @@ fn settings(args: RunArgs, found: Option<String>) -> Result<Settings, String> {
         api_server,
         sync_every: Duration::from_secs(sync_every),
         references_every: Duration::from_secs(references_every),
+        lives: Lives { settle: Duration::from_secs(authority_settle), certificate: Duration::from_secs(certificate_life) },
         default_policy,
     })
 }

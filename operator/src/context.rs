@@ -12,7 +12,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 
-use crate::authority::Keeper;
+use crate::authority::{Keeper, Lives};
 use crate::dataset::account::Tokens;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -42,6 +42,8 @@ pub struct Settings {
     pub sync_every: Duration,
     /// How often a Secret or ConfigMap that a Dataset names is read again: how long a rotation takes.
     pub references_every: Duration,
+    /// Of certificates and of what signs them.
+    pub lives: Lives,
     /// A CachePolicy as YAML that every new leader applies: what the chart's values say of it.
     pub default_policy: Option<String>,
 }

@@ -43,6 +43,8 @@ pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 pub const LEASE: &str = "forebay-operator";
 /// The Secret that holds the operator's certificate authorities, and the ConfigMap that tells nodes whom to believe.
 pub const AUTHORITY_SECRET: &str = "forebay-authority";
+/// Put on that Secret by whoever wants another authority; taken off when there is one.
+pub const ROTATE_ANNOTATION: &str = "forebay.dev/rotate";
 /// The port of a cache node's pod that answers Sync.
 pub const CONTROL_PORT_NAME: &str = "control";
 pub const CONTROL_PORT: u16 = 7070;

@@ -37,8 +37,8 @@ use crate::{cache_policy, clients, dataset, gate, lease, names, node_set, nodes,
 const PASSES_MAX: u16 = 16;
 /// Changes that come together are one pass.
 const DEBOUNCE: Duration = Duration::from_millis(100);
-/// Authorities live for years.
-const AUTHORITY_EVERY: Duration = Duration::from_secs(3600);
+/// How often the authorities are looked at: somebody may ask for another one.
+const AUTHORITY_EVERY: Duration = Duration::from_secs(300);
 
 /// Waits for the Lease, then leads until told to stop or until the Lease is lost.
 pub async fn run(client: Client, settings: Settings, metrics: Metrics, health: Arc<Health>, shutdown: Shutdown) -> Result<Exit, Error> {
@@ -64,8 +64,8 @@ pub async fn run(client: Client, settings: Settings, metrics: Metrics, health: A
 }
 
 async fn lead(client: Client, settings: Settings, metrics: Metrics, lease_uid: String, shutdown: Shutdown) -> Result<(), Error> {
-    let authorities = keep::load(&client, &settings.namespace, now()).await?;
-    let authority = Arc::new(Keeper::new(authorities, now())?);
+    let authorities = keep::load(&client, &settings.namespace, settings.lives, now()).await?;
+    let authority = Arc::new(Keeper::new(authorities, settings.lives, now())?);
     if let Some(text) = &settings.default_policy {
         default_policy(&client, text).await?;
     }
@@ -161,9 +161,12 @@ async fn policy_controller(controller: Controller<DeserializeGuard<CachePolicy>>
 }
 
 async fn renew_authority(ctx: Arc<Context>) {
+    let lives = ctx.settings.lives;
+    // So that no step comes late by more than a small part of what it waits for.
+    let every = AUTHORITY_EVERY.min(lives.settle.min(lives.certificate) / 10);
     loop {
-        tokio::time::sleep(AUTHORITY_EVERY).await;
-        let renewed = match keep::load(&ctx.client, &ctx.settings.namespace, now()).await {
+        tokio::time::sleep(every).await;
+        let renewed = match keep::load(&ctx.client, &ctx.settings.namespace, lives, now()).await {
             Ok(authorities) => ctx.authority.renew(authorities, now()),
             Err(error) => Err(error),
         };

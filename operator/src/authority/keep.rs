@@ -6,12 +6,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 
-use super::{Authority, rotate};
+use super::{Authority, Lives, rotate};
 use crate::error::{During, Error};
 use crate::names;
 
-/// Reads the authorities, rotates them where it is time, and writes what changed. Only the leader calls it.
-pub async fn load(client: &Client, namespace: &str, now: u64) -> Result<Vec<Authority>, Error> {
+/// Reads the authorities, rotates them where it is time or asked for, and writes what changed. Only the leader calls it.
+pub async fn load(client: &Client, namespace: &str, lives: Lives, now: u64) -> Result<Vec<Authority>, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let name = names::AUTHORITY_SECRET;
     let found = api.get_opt(name).await.during(|| format!("read the Secret {name}"))?;
@@ -19,10 +19,11 @@ pub async fn load(client: &Client, namespace: &str, now: u64) -> Result<Vec<Auth
         Some(secret) => parse(secret).ok_or_else(|| Error::Authority(name.to_owned()))?,
         None => Vec::new(),
     };
-    if !rotate(&mut authorities, now)? {
+    // What is written below has no annotations: it is asked for once.
+    let is_asked = found.as_ref().is_some_and(|secret| secret.annotations().contains_key(names::ROTATE_ANNOTATION));
+    if !rotate(&mut authorities, lives, is_asked, now)? {
         return Ok(authorities);
     }
-    tracing::info!(authorities = authorities.len(), "the certificate authorities changed");
     let mut secret = secret(&authorities, namespace);
     match found {
         // With its resource version: whoever was faster wins, and the next attempt reads what they wrote.
@@ -32,6 +33,8 @@ pub async fn load(client: &Client, namespace: &str, now: u64) -> Result<Vec<Auth
         }
         None => api.create(&PostParams::default(), &secret).await.during(|| format!("create the Secret {name}"))?,
     };
+    let newest = authorities.last().map_or(0, |newest| newest.since);
+    tracing::info!(authorities = authorities.len(), newest, is_asked, "the certificate authorities changed");
     Ok(authorities)
 }
 

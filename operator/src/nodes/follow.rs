@@ -19,7 +19,7 @@ use tonic::Code;
 use super::SILENT_AFTER;
 use super::call::Node;
 use super::enrol::{self, EnrolError};
-use crate::context::Context;
+use crate::context::{Context, now};
 use crate::names;
 use crate::run::watch;
 
@@ -142,6 +142,8 @@ async fn one(ctx: Arc<Context>, target: Target) {
     let mut answered = Instant::now();
     let mut failing = false;
     let mut certify = Certify::default();
+    // Forgotten with the leader: half of a certificate's life is a limit all the same.
+    let mut signer = ctx.authority.signer(now());
     loop {
         let is_due = tokio::select! {
             _ = tick.tick() => true,
@@ -173,8 +175,9 @@ async fn one(ctx: Arc<Context>, target: Target) {
         let (sent, generation) = (request.desired.is_some(), request.generation.clone());
         match node.sync(request).await {
             Ok(reply) => {
-                if reply.certificate_due {
-                    certify.tell(&target, enrol::renew(&ctx, &target, &mut node).await);
+                let signs = ctx.authority.signer(now());
+                if (reply.certificate_due || signs != signer) && certify.tell(&target, enrol::renew(&ctx, &target, &mut node).await) {
+                    signer = signs;
                 }
                 if failing || (sent && acknowledged.as_ref() != Some(&reply.generation)) {
                     tracing::info!(node = target.node, generation = reply.generation, "a node knows what is desired");

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use forebay_api::{CachePolicy, Dataset};
+use forebay_operator::authority::Lives;
 use forebay_operator::cache_policy::{self, Observed as PolicyObserved};
 use forebay_operator::clients;
 use forebay_operator::clients::plan::Driver;
@@ -31,6 +32,7 @@ pub(crate) fn settings() -> Settings {
         api_server: Vec::new(),
         sync_every: Duration::from_millis(200),
         references_every: Duration::from_millis(500),
+        lives: Lives { settle: Duration::from_secs(86400), certificate: Duration::from_secs(86400) },
         default_policy: None,
     }
 }
