@@ -103,6 +103,8 @@ pub struct DatasetStatus {
     pub lister: String,
     /// Copies that this node is to have, that another node has, and that could not be brought yet.
     pub lacking_copies: u64,
+    /// `None` while it isn't mounted.
+    pub mount: Option<MountStatus>,
 }
 
 impl DatasetStatus {
@@ -116,6 +118,18 @@ impl DatasetStatus {
     pub fn saved_bytes(&self) -> u64 {
         (self.read_store_bytes + self.read_peer_bytes + self.read_source_bytes).saturating_sub(self.source_bytes)
     }
+}
+
+/// What a mount has of what kernels give.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountStatus {
+    /// The kernel reads files that are complete here by itself.
+    pub passthrough: bool,
+    /// Why it doesn't; empty when it does.
+    pub without_passthrough: String,
+    /// The kernel sends again what a daemon that died had not answered; without it reads fail then.
+    pub resend: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -210,8 +224,10 @@ pub struct TierStatus {
     pub used_bytes: u64,
     /// Free on its filesystem.
     pub free_bytes: u64,
-    /// Why it isn't used fully; empty when it is.
+    /// Why it takes no new blocks; empty when it does.
     pub degraded: String,
+    /// Why its filesystem can never hold what was asked for, and what to do; empty when it could.
+    pub too_small: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

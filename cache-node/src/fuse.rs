@@ -6,6 +6,7 @@ mod adopt;
 mod alive;
 mod errno;
 mod follow;
+mod in_force;
 mod mode;
 mod notify;
 mod passthrough;
@@ -20,6 +21,7 @@ use forebay_mounter::protocol::ProtocolError;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+pub use in_force::InForce;
 pub use passthrough::PassthroughUse;
 pub use reply::{Latencies, Operation};
 pub use serve::Serve;
@@ -69,9 +71,14 @@ fn default_threads() -> NonZeroUsize {
 pub struct Running {
     ended: oneshot::Receiver<Result<(), FuseError>>,
     passthrough: Arc<passthrough::Passthrough>,
+    in_force: InForce,
 }
 
 impl Running {
+    pub fn in_force(&self) -> &InForce {
+        &self.in_force
+    }
+
     /// Waits until the mount is gone (`Ok`), or the session or its holder broke.
     pub async fn ended(&mut self) -> Result<(), FuseError> {
         match (&mut self.ended).await {

@@ -378,13 +378,13 @@ impl Node {
     /// Serves a data set through the mount that `adopted` gave. Returns when requests are being answered.
     pub async fn serve(&self, dataset: &Arc<Dataset>, handover: &Handover, adopted: Adopted) -> Result<fuse::Running, NodeError> {
         let past = fuse::past(&adopted);
-        let passthrough = self.config.passthrough && adopted.features().passthrough;
-        if !passthrough {
+        if !(self.config.passthrough && adopted.features().passthrough) {
             dataset.fs.disable_passthrough();
         }
         dataset.fs.adopt(past);
-        let options = fuse::Options { passthrough, ..fuse::Options::default() };
+        let options = fuse::Options { passthrough: self.config.passthrough, ..fuse::Options::default() };
         let running = fuse::start(handover, adopted, dataset.fs.clone(), self.runtime.clone(), &options, self.latencies.clone())?;
+        dataset.mounted(running.in_force().clone());
         let fs = dataset.fs.clone();
         // Replays go to the session that has just begun, so it isn't waited for.
         drop(self.runtime.spawn_blocking(move || fs.replay(past)));

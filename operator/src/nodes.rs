@@ -5,6 +5,7 @@
 pub mod call;
 mod clients;
 mod desired;
+pub mod disks;
 mod enrol;
 pub mod follow;
 pub mod generation;

@@ -3,6 +3,7 @@
 //! Pure. Invariant: what wasn't seen leads to no finding.
 
 mod condition;
+mod mode;
 mod mount;
 mod parts;
 #[cfg(test)]
@@ -106,6 +107,7 @@ pub fn of_dataset(world: &World, observed: &Observed) -> Vec<Finding> {
     findings.extend(parts::of_policy(world, policy));
     findings.extend(warm::examine(world, observed, dataset, policy));
     findings.extend(mount::examine(world, observed, dataset));
+    findings.extend(mode::examine(world, dataset));
     sorted(findings)
 }
 

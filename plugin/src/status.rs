@@ -86,6 +86,8 @@ pub struct NodeView {
     /// Reads that the store answered, in percent; absent before the first.
     pub hit_percent: Option<u64>,
     pub mounted: bool,
+    /// How pods on this node read: see [`MountMode`].
+    pub mount: Option<MountMode>,
     /// Since its process began.
     pub read_store_bytes: u64,
     pub read_peer_bytes: u64,
@@ -97,6 +99,37 @@ pub struct NodeView {
     pub preload: String,
     /// Empty when all is well.
     pub trouble: String,
+}
+
+/// What the mount of a data set on one node has of what kernels give.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountMode {
+    /// The kernel reads files that are complete there by itself.
+    pub passthrough: bool,
+    /// Why it doesn't; empty when it does.
+    pub without_passthrough: String,
+    /// Reads outlive the death of the cache node.
+    pub resend: bool,
+}
+
+impl MountMode {
+    /// `None` where it isn't mounted, or the node is of a release that doesn't say.
+    pub fn of(dataset: &ObservedDataset) -> Option<Self> {
+        let mount = dataset.status.as_ref()?.mount.clone().filter(|_| dataset.mounted)?;
+        let node_service::MountStatus { passthrough, without_passthrough, resend } = mount;
+        Some(Self { passthrough, without_passthrough, resend })
+    }
+
+    /// One word, or two.
+    pub fn text(&self) -> &'static str {
+        match (self.passthrough, self.resend) {
+            (true, true) => "passthrough",
+            (true, false) => "passthrough, no resend",
+            (false, true) => "by the node",
+            (false, false) => "by the node, no resend",
+        }
+    }
 }
 
 /// Bytes per second.
@@ -227,6 +260,7 @@ fn fill(row: &mut NodeView, report: &ReportReply, now: &ObservedDataset) {
     let reads = status.hits.saturating_add(status.misses);
     row.hit_percent = status.hits.saturating_mul(100).checked_div(reads);
     row.mounted = now.mounted;
+    row.mount = MountMode::of(now);
     (row.read_store_bytes, row.read_peer_bytes, row.read_source_bytes) =
         (status.read_store_bytes, status.read_peer_bytes, status.read_source_bytes);
     (row.source_bytes, row.source_errors) = (status.source_bytes, status.source_errors);

@@ -59,6 +59,9 @@ pub(super) fn status(mounts: &[MountStatus]) {
             if !tier.degraded.is_empty() {
                 println!("  degraded  {}: {}", tier.path, tier.degraded);
             }
+            if !tier.too_small.is_empty() {
+                println!("  too small {}: {}", tier.path, tier.too_small);
+            }
         }
         for peer in &node.peers {
             println!(
@@ -124,6 +127,12 @@ fn dataset(dataset: &DatasetStatus) {
         println!("  failed    {}: {}", file.path, file.cause);
     }
     println!("  serving   {}", dataset.serving);
+    if let Some(mount) = &dataset.mount {
+        let passthrough =
+            if mount.passthrough { "passthrough".to_owned() } else { format!("no passthrough: {}", mount.without_passthrough) };
+        let resend = if mount.resend { "a daemon's death is a pause" } else { "a daemon's death ends the mount: no RESEND in this kernel" };
+        println!("  kernel    {passthrough}; {resend}");
+    }
     for reason in &dataset.degraded {
         println!("  degraded  {reason}");
     }

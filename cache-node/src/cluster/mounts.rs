@@ -83,9 +83,11 @@ impl Mounts {
         let mut running = self.node.serve(dataset, &handover, adopted).await?;
         info!(dataset = dataset.fs.name(), uid, "answering a mount");
         let (sessions, session, ends) = (self.sessions.clone(), session.clone(), self.ends.clone());
-        let (uid, name) = (uid.to_owned(), dataset.fs.name().to_owned());
+        let (uid, name, dataset) = (uid.to_owned(), dataset.fs.name().to_owned(), dataset.clone());
         tokio::spawn(async move {
-            match running.ended().await {
+            let ended = running.ended().await;
+            dataset.unmounted();
+            match ended {
                 Ok(()) => info!(dataset = name, uid, "the mount is gone"),
                 Err(error) => warn!(dataset = name, uid, error = %chain(&error), "a mount is not answered any more"),
             }

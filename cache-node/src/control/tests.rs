@@ -18,9 +18,10 @@ fn status() -> NodeStatus {
         preload: Some(PreloadProgress { state: PreloadState::Paused, files_done: 3, bytes_read_through: 5, ..PreloadProgress::default() }),
         failed_files: vec![FailedFile { path: "/a".into(), cause: "gone".into() }],
         degraded: vec!["no passthrough".into()],
+        mount: Some(MountStatus { without_passthrough: "an old kernel".into(), resend: true, ..MountStatus::default() }),
         ..DatasetStatus::default()
     };
-    let tier = TierStatus { path: "/c".into(), capacity_bytes: 9, ..TierStatus::default() };
+    let tier = TierStatus { path: "/c".into(), capacity_bytes: 9, too_small: "by half".into(), ..TierStatus::default() };
     let peer = PeerStatus { name: "n2".into(), address: "10.0.0.2:7071".into(), bypassed: true };
     NodeStatus {
         version: "1".into(),

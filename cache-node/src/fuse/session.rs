@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use super::alive::{self, Loops};
 use super::follow::{finish, follow_holder, spawn, sweep};
+use super::in_force::InForce;
 use super::mode::Mode;
 use super::passthrough::{Beginning, Passthrough};
 use super::reply::{GENERATION, Latencies, Operation, Timed, file_attributes, file_type};
@@ -107,7 +108,8 @@ pub(super) fn start<S: Serve>(
     handover.ready()?;
     let reporter = handover.another()?;
     spawn("alive", move || alive::report(&loops, &runtime, &reporter))?;
-    Ok(Running { ended, passthrough })
+    let in_force = InForce::new(features, options.passthrough, Arc::clone(&passthrough));
+    Ok(Running { ended, passthrough, in_force })
 }
 
 thread_local! {

@@ -7,22 +7,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use indicatif::HumanBytes;
 use tokio::sync::{oneshot, watch};
 use tracing::warn;
 
 use super::{Dataset, Node};
 use crate::control::{
-    Control, ControlError, DatasetStatus, DrainProgress, FailedFile, Freed, ListingStatus, ManifestStatus, NodeStatus, PeerStatus,
+    Control, ControlError, DatasetStatus, DrainProgress, FailedFile, Freed, ListingStatus, ManifestStatus, MountStatus, NodeStatus, PeerStatus,
     PreloadOrder, PreloadProgress, PreloadState, TierStatus,
 };
 use crate::copies::Drained;
 use crate::fill::chain;
 use crate::fs::{Serving, for_each_below};
 use crate::peer::Neighbours;
+use crate::fuse::InForce;
 use crate::preload::PreloadError;
-use forebay_store::Health;
+use forebay_store::{Health, TooSmall};
 use forebay_wire::block::BlockIndex;
 use forebay_wire::id::NodeName;
+use forebay_wire::unit::ByteSize;
 
 #[async_trait]
 impl Control for Node {
@@ -42,6 +45,7 @@ impl Control for Node {
                     "the disk answers with errors: it is left alone and tried again now and then; look at the kernel's log".to_owned()
                 }
             },
+            too_small: tier.too_small.as_ref().map(too_small).unwrap_or_default(),
         });
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -311,8 +315,31 @@ impl Dataset {
             read_source_bytes: reader.bytes_source.get(),
             lister: self.refresh.lister().map_or_else(String::new, |name| name.to_string()),
             lacking_copies: self.copies.as_ref().map_or(0, |copies| copies.lacking()),
+            mount: self.in_force().map(|in_force| mount(&in_force, self.fs.serving())),
         }
     }
+}
+
+fn mount(in_force: &InForce, serving: Serving) -> MountStatus {
+    let without = match serving {
+        Serving::Open => in_force.without_passthrough(),
+        Serving::NoOpen => Some("the kernel opens by itself (serving: NoOpen) and reads from the page cache of the mount"),
+    };
+    MountStatus { passthrough: without.is_none(), without_passthrough: without.unwrap_or_default().to_owned(), resend: in_force.resend() }
+}
+
+fn too_small(tier: &TooSmall) -> String {
+    let TooSmall { asked_bytes, total_bytes, keep_free_percent, holds_bytes } = *tier;
+    let free = match keep_free_percent {
+        0 => String::new(),
+        percent => format!(", of which {percent} % stay free (keepFreePercent)"),
+    };
+    // As it was asked for, where that can be told.
+    let asked = ByteSize::new(asked_bytes).map_or_else(|| asked_bytes.to_string(), |asked| asked.to_string());
+    let (total, holds) = (HumanBytes(total_bytes), HumanBytes(holds_bytes));
+    format!(
+        "capacity asks for {asked} of a filesystem of {total}{free}: it holds {holds} at most; lower the tier's capacity, or give it a larger disk"
+    )
 }
 
 /// A sample of failed files.

@@ -1,5 +1,5 @@
 //! One data set of a node: what it is made of, and what is done for it in the background, as its spec says.
-//! Knows the spec's rules and preload. Does not know mounts or other data sets.
+//! Knows the spec's rules and preload, and keeps what its mount says of itself. Does not know how it is mounted, or other data sets.
 //! Invariant: one turn at a time keeps it loaded; a spec that changes ends the turn and begins another.
 
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use crate::control::{PreloadOrder, PreloadState};
 use crate::copies::Copies;
 use crate::fill::chain;
 use crate::fs::{Filesystem, for_each_below};
+use crate::fuse::InForce;
 use crate::preload::Preload;
 use crate::refresh::Refresh;
 use crate::rules::{Placement, RuleTable};
@@ -37,6 +38,8 @@ pub struct Dataset {
     stop: CancellationToken,
     /// Guards who keeps it loaded.
     turn: Mutex<CancellationToken>,
+    /// Guards what is known of its mount; `None` without one.
+    in_force: Mutex<Option<InForce>>,
 }
 
 /// What a data set is made of.
@@ -71,7 +74,18 @@ impl Dataset {
     pub(super) fn new(parts: Parts, spec: dataset_spec::Dataset, place: Place, stop: CancellationToken) -> Self {
         let Parts { fs, refresh, preload, copies, sources } = parts;
         let turn = Mutex::new(stop.child_token());
-        Self { fs, refresh, preload, copies, sources, spec: ArcSwap::from_pointee(spec), place, stop, turn }
+        Self { fs, refresh, preload, copies, sources, spec: ArcSwap::from_pointee(spec), place, stop, turn, in_force: Mutex::default() }
+    }
+
+    /// What its mount has of what kernels give; `None` without one.
+    pub(super) fn in_force(&self) -> Option<InForce> {
+        self.in_force.lock().clone()
+    }
+    pub(super) fn mounted(&self, in_force: InForce) {
+        *self.in_force.lock() = Some(in_force);
+    }
+    pub(crate) fn unmounted(&self) {
+        *self.in_force.lock() = None;
     }
 
     pub fn spec(&self) -> Arc<dataset_spec::Dataset> {

@@ -18,7 +18,7 @@ use super::check;
 use super::disk::Disk;
 use super::segment::Segments;
 use super::table::Table;
-use super::types::{Capacity, Health, StoreError, TierConfig, TierKind, TierUsage};
+use super::types::{Capacity, Health, StoreError, TierConfig, TierKind, TierUsage, TooSmall};
 use crate::evict::{Evict, EvictionKind};
 
 /// Of the folder's layout; a higher one is refused.
@@ -41,6 +41,7 @@ pub(crate) struct Tier {
     pub(crate) policy: ArcSwap<Box<dyn Evict>>,
     /// The quota, fixed at `open`: also the tier's weight in placement.
     pub(crate) quota_bytes: u64,
+    is_in_percent: bool,
     keep_free_percent: u8,
     pub(crate) used_bytes: AtomicU64,
     /// The part of `used_bytes` that is promised and perhaps not yet written.
@@ -102,6 +103,7 @@ impl Tier {
             table,
             policy: ArcSwap::from_pointee(eviction.policy()),
             quota_bytes,
+            is_in_percent: matches!(config.capacity, Capacity::Percent(_)),
             keep_free_percent: config.keep_free_percent,
             used_bytes: AtomicU64::new(0),
             reserved_bytes: AtomicU64::new(0),
@@ -284,6 +286,14 @@ impl Tier {
         }
     }
 
+    /// Asks the filesystem: it may have grown.
+    fn too_small(&self) -> Option<TooSmall> {
+        let total_bytes = self.disk.space(&self.root).ok().filter(|_| !self.is_in_percent)?.total_bytes;
+        let holds_bytes = total_bytes - self.keep_free_bytes(total_bytes);
+        let (asked_bytes, keep_free_percent) = (self.quota_bytes, self.keep_free_percent);
+        (asked_bytes > holds_bytes).then_some(TooSmall { asked_bytes, total_bytes, keep_free_percent, holds_bytes })
+    }
+
     pub(crate) fn usage(&self) -> TierUsage {
         TierUsage {
             kind: self.kind,
@@ -293,6 +303,7 @@ impl Tier {
             lingering_bytes: self.lingering_bytes.load(Relaxed),
             pinned_bytes: self.pinned_bytes.load(Relaxed),
             capacity_bytes: self.capacity_bytes(),
+            too_small: self.too_small(),
         }
     }
 }

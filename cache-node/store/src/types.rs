@@ -141,6 +141,19 @@ pub struct TierUsage {
     pub pinned_bytes: u64,
     /// What `used_bytes` may reach now: the quota, or less where `keepFreePercent` says so.
     pub capacity_bytes: u64,
+    /// `None` where the filesystem could hold the quota, were it empty. One that is given in percent always fits.
+    pub too_small: Option<TooSmall>,
+}
+
+/// A tier was given more bytes than its filesystem can ever hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooSmall {
+    pub asked_bytes: u64,
+    /// The size of the filesystem.
+    pub total_bytes: u64,
+    pub keep_free_percent: u8,
+    /// What it can hold at most.
+    pub holds_bytes: u64,
 }
 
 /// Counters since `open`, and what is here now.

@@ -14,6 +14,7 @@ use super::Observed;
 use crate::context::Context;
 use crate::dataset::status::merged;
 use crate::error::{During, Error};
+use crate::nodes::disks::{Disks, Trouble};
 use crate::{event, names};
 
 /// How a pass went.
@@ -26,8 +27,20 @@ pub enum Outcome {
 /// From this many failures in a row on a transient error is worth looking at.
 const FAILURES_SHOWN_FROM: u32 = 3;
 
-/// Pure. `serving` of the matched nodes answer, and `clients` of other nodes serve data sets of the policy.
-pub fn conditions(observed: &Observed, serving: usize, clients: usize, outcome: &Outcome) -> Vec<NewCondition> {
+/// What the nodes say.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Of the matched nodes, how many answer.
+    pub serving: usize,
+    /// Nodes outside of the policy that serve data sets of it.
+    pub clients: usize,
+    pub disks: Disks,
+}
+
+/// Pure.
+pub fn conditions(observed: &Observed, told: &Told, outcome: &Outcome) -> Vec<NewCondition> {
+    let Told { serving, clients, disks } = told;
+    let (serving, clients) = (*serving, *clients);
     let matched = observed.nodes.len();
     let ready = if matched == 0 && clients > 0 {
         let message = format!("it has no node, so nothing is cached: {clients} nodes outside of it read its data sets for their own pods");
@@ -50,7 +63,7 @@ pub fn conditions(observed: &Observed, serving: usize, clients: usize, outcome: 
     } else {
         NewCondition::new(Ready, true, "Serving", format!("{serving} of {matched} nodes answer"))
     };
-    let mut conditions = vec![degraded(observed, serving, outcome)];
+    let mut conditions = vec![degraded(observed, serving, disks, outcome)];
     match outcome {
         Outcome::Failed { message, .. } => conditions.push(NewCondition::new(Reconciling, true, "Retrying", message.clone())),
         Outcome::Applied if serving < matched => {
@@ -62,7 +75,7 @@ pub fn conditions(observed: &Observed, serving: usize, clients: usize, outcome: 
     conditions
 }
 
-fn degraded(observed: &Observed, serving: usize, outcome: &Outcome) -> NewCondition {
+fn degraded(observed: &Observed, serving: usize, disks: &Disks, outcome: &Outcome) -> NewCondition {
     if let Outcome::Failed { message, times } = outcome
         && *times >= FAILURES_SHOWN_FROM
     {
@@ -79,6 +92,12 @@ fn degraded(observed: &Observed, serving: usize, outcome: &Outcome) -> NewCondit
         let message = format!("the CachePolicy `{older}` is older and the default: set `spec.default: false` in one of them");
         return NewCondition::new(Degraded, true, "NotTheDefault", message);
     }
+    if let Some(message) = of_disks(&disks.degraded) {
+        return NewCondition::new(Degraded, true, "DiskProblem", message);
+    }
+    if let Some(message) = of_disks(&disks.too_small) {
+        return NewCondition::new(Degraded, true, "DiskTooSmall", message);
+    }
     if serving > 0 && serving < observed.nodes.len() {
         return NewCondition::new(
             Degraded,
@@ -90,10 +109,19 @@ fn degraded(observed: &Observed, serving: usize, outcome: &Outcome) -> NewCondit
     NewCondition::new(Degraded, false, "AsExpected", "it works as it should")
 }
 
+/// The first in full: those of a pool are alike.
+fn of_disks(troubles: &[Trouble]) -> Option<String> {
+    let first = troubles.first()?;
+    let nodes = std::collections::BTreeSet::from_iter(troubles.iter().map(|trouble| &trouble.node)).len();
+    let more = if nodes > 1 { format!(" (the same or alike on {} more nodes)", nodes - 1) } else { String::new() };
+    Some(format!("{}{more}: {}", first.node, first.what))
+}
+
 pub async fn write(ctx: &Context, policy: &CachePolicy, observed: &Observed, outcome: &Outcome) -> Result<(), Error> {
     let uid = policy.uid().unwrap_or_default();
     let totals = ctx.hub.totals(&uid, &observed.nodes);
-    let new = conditions(observed, totals.nodes, ctx.hub.clients_of(&uid), outcome);
+    let told = Told { serving: totals.nodes, clients: ctx.hub.clients_of(&uid), disks: ctx.hub.disks(&uid, &observed.nodes) };
+    let new = conditions(observed, &told, outcome);
     let old = policy.status.clone().unwrap_or_default();
     let (conditions, changed) = merged(&old.conditions, &new, policy.metadata.generation, Timestamp::now());
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
@@ -134,11 +162,11 @@ mod tests {
     use super::*;
 
     fn check(observed: &Observed, serving: usize, expected: &str) {
-        check_with_clients(observed, serving, 0, expected);
+        check_told(observed, &Told { serving, ..Told::default() }, expected);
     }
 
-    fn check_with_clients(observed: &Observed, serving: usize, clients: usize, expected: &str) {
-        let got = conditions(observed, serving, clients, &Outcome::Applied);
+    fn check_told(observed: &Observed, told: &Told, expected: &str) {
+        let got = conditions(observed, told, &Outcome::Applied);
         let told: Vec<String> =
             got.iter().map(|one| format!("{}={}/{}", one.condition_type.as_str(), one.status.as_str(), one.reason)).collect();
         assert_eq!(told.join(" "), expected, "{observed:?}");
@@ -150,6 +178,15 @@ mod tests {
         check(&all, 2, "Ready=True/Serving Degraded=False/AsExpected");
         check(&all, 1, "Ready=True/Serving Degraded=True/NodesMissing Reconciling=True/NodesStarting");
         check(&Observed::default(), 0, "Ready=False/NoNodes Degraded=False/AsExpected");
-        check_with_clients(&Observed::default(), 0, 2, "Ready=True/WithoutCache Degraded=False/AsExpected");
+        let outside = Told { clients: 2, ..Told::default() };
+        check_told(&Observed::default(), &outside, "Ready=True/WithoutCache Degraded=False/AsExpected");
+        let trouble = |node: &str| Trouble { node: node.to_owned(), what: "/a: no".to_owned() };
+        let small = Disks { too_small: vec![trouble("n1"), trouble("n1"), trouble("n2")], degraded: Vec::new() };
+        let told = Told { serving: 2, disks: small.clone(), ..Told::default() };
+        check_told(&all, &told, "Ready=True/Serving Degraded=True/DiskTooSmall");
+        let message = &conditions(&all, &told, &Outcome::Applied)[1].message;
+        assert_eq!(message, "n1 (the same or alike on 1 more nodes): /a: no");
+        let worse = Told { disks: Disks { degraded: vec![trouble("n2")], ..small }, ..told };
+        check_told(&all, &worse, "Ready=True/Serving Degraded=True/DiskProblem");
     }
 }

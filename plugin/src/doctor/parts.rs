@@ -107,6 +107,10 @@ fn policy_conditions(policy: &CachePolicy) -> Vec<Finding> {
                     next,
                 ));
             }
+            ("Degraded", "True") if condition.reason == "DiskTooSmall" => {
+                let next = "lower `capacity` in spec.tiers or `keepFreePercent`, or give these nodes larger disks";
+                findings.push(Finding::new(level, about.clone(), &condition.message, "its cache is smaller than it should be", next));
+            }
             ("Degraded", "True") => {
                 findings.push(Finding::new(level, about.clone(), &condition.message, "its cache is smaller than it should be", next));
             }

@@ -252,6 +252,29 @@ fn who_holds_least_is_told_with_what_keeps_it() {
 }
 
 #[test]
+fn how_pods_read_is_told_by_the_nodes_that_answer_their_mounts() {
+    let report = |mounted: bool, mount: Value| -> Result<ReportReply, Silent> {
+        Ok(from(json!({ "observed": { "datasets": [{ "uid": "u1", "mounted": mounted, "status": { "mount": mount } }] } })))
+    };
+    let full = json!({ "passthrough": true, "resend": true });
+    let old = json!({ "withoutPassthrough": "an old kernel" });
+    let table = [
+        (vec![report(true, full.clone()), report(true, full.clone())], "Note mounts: passthrough on n0, n1 | nothing"),
+        (
+            vec![report(true, old), report(true, full.clone())],
+            "Note mounts: passthrough on n1; by the node, no resend on n0 (an old kernel) | kernel",
+        ),
+    ];
+    let well = observed(json!({}), WELL);
+    for (reports, expected) in table {
+        let reports = reports.into_iter().enumerate().map(|(at, report)| (format!("n{at}"), report)).collect();
+        check(&of_dataset(&World { reports, ..world() }, &well), &[expected]);
+    }
+    let reports = BTreeMap::from([("n0".to_owned(), report(false, full)), ("n1".to_owned(), report(true, Value::Null))]);
+    check(&of_dataset(&World { reports, ..world() }, &well), &[]);
+}
+
+#[test]
 fn a_mount_that_failed_is_told_by_the_newest_event_of_its_pod() {
     let mut one = observed(json!({}), WELL);
     one.pods = vec![user("reads", Some("n1"), "Running", json!({})), user("waits", Some("n1"), "Pending", json!({}))];

@@ -54,7 +54,11 @@ fn rates_are_those_between_two_samples_of_nodes_that_went_on() {
     // The second one began again: its counters are smaller.
     let away = Err(Silent::Other("its pod doesn't run".to_owned()));
     let after = begin + Duration::from_secs(2);
-    let now = sample(after, vec![("n1", report(3000, 400, 100, json!({}))), ("n2", report(7, 0, 0, json!({}))), ("n3", away)]);
+    let mounted = json!({ "status": {
+        "hits": 9, "misses": 1, "readStoreBytes": 3000, "readPeerBytes": 10, "sourceBytes": 50, "mount": { "passthrough": true, "resend": true },
+        "preload": { "state": 1, "bytesDone": 600, "bytesTotal": 1000, "bytesPerSecond": 100, "filesTotal": 7 }
+    } });
+    let now = sample(after, vec![("n1", report(3000, 400, 100, mounted)), ("n2", report(7, 0, 0, json!({}))), ("n3", away)]);
     let (members, clients) = (names(&["n1", "n2", "n3"]), names(&[]));
     let view = view(&dataset(), Some(Live { before: Some(&before), now: &now, clients: &clients, members: &members }), Vec::new());
     let rates = Rates { store: 1000, peer: 0, source: 0, fetched: 0 };
@@ -68,7 +72,9 @@ fn rates_are_those_between_two_samples_of_nodes_that_went_on() {
         (Some(1600), Some(2000), Some(100), Some(4))
     );
     let text = text::detail(&view);
-    for words in ["vision/imagenet, cached by gpu", "Readable", "100/s, 4s left", "trouble   n3: its pod doesn't run", "FETCHED"] {
+    for words in
+        ["vision/imagenet, cached by gpu", "Readable", "100/s, 4s left", "trouble   n3: its pod doesn't run", "FETCHED", "passthrough"]
+    {
         assert!(text.contains(words), "{words} in\n{text}");
     }
 }

@@ -81,7 +81,7 @@ pub fn detail(view: &View) -> String {
 }
 
 fn nodes(nodes: &[NodeView]) -> String {
-    let head = ["NODE", "HELD", "WANTED", "WARM", "CACHED", "HIT", "CACHE", "NODES", "SOURCE", "FETCHED", "LIST", "PRELOAD"];
+    let head = ["NODE", "HELD", "WANTED", "WARM", "CACHED", "HIT", "CACHE", "NODES", "SOURCE", "FETCHED", "MOUNT", "LIST", "PRELOAD"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     let mut troubles = String::new();
     for node in nodes {
@@ -98,6 +98,11 @@ fn nodes(nodes: &[NodeView]) -> String {
             rate(|rates| rates.peer),
             rate(|rates| rates.source),
             rate(|rates| rates.fetched),
+            match &node.mount {
+                Some(mount) => mount.text().to_owned(),
+                None if node.mounted => "yes".to_owned(),
+                None => "-".to_owned(),
+            },
             if node.listing.starts_with("failed") { "failed".to_owned() } else { node.listing.clone() },
             if node.preload.is_empty() { "-".to_owned() } else { node.preload.clone() },
         ]);
