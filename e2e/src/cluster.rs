@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use crate::wait_for;
@@ -47,13 +47,18 @@ pub fn forebay(kubeconfig: Option<&Path>, arguments: &[&str]) -> Result<(i32, St
 
 /// Applies YAML, as a user would from a file.
 pub fn apply(namespace: &str, yaml: &str) -> Result<()> {
+    kubectl_with(&["-n", namespace, "apply", "-f", "-"], yaml).map(drop).map_err(|error| anyhow!("{error:#}\n{yaml}"))
+}
+
+/// Runs kubectl with this as its input. A failure tells what kubectl said, and nothing of the input.
+pub fn kubectl_with(arguments: &[&str], input: &str) -> Result<String> {
     let mut command = Command::new("kubectl");
-    command.args(["-n", namespace, "apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("start kubectl")?;
-    child.stdin.take().context("its input")?.write_all(yaml.as_bytes())?;
+    child.stdin.take().context("its input")?.write_all(input.as_bytes())?;
     let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "kubectl apply: {}\n{yaml}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    ensure!(output.status.success(), "kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// An object as JSON; `None` when it isn't there.

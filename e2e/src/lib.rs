@@ -5,6 +5,7 @@ pub mod authority;
 pub mod bucket;
 pub mod cluster;
 pub mod pod;
+pub mod sts;
 pub mod tls;
 
 use std::io::{Read, Write};

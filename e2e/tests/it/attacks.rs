@@ -1,52 +1,19 @@
 //! What somebody in the cluster's network, or with rights over one namespace, may try. Each is refused, and shows.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use forebay_e2e::authority::{Authority, Pair};
+use forebay_e2e::authority::{Authority, Pair, listens};
 use forebay_e2e::bucket::{Bucket, MACHINE};
 use forebay_e2e::cluster::{SYSTEM, condition, get, kubectl, system_pods, wait_condition};
 use forebay_e2e::wait_for;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::{dataset, installed, spec};
 
 const READY: Duration = Duration::from_secs(60);
-/// A server that refused has hung up by then.
-const ANSWER: Duration = Duration::from_secs(3);
-/// How HTTP/2 begins, with an empty SETTINGS.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-
-/// Whether the server at `address` listens to who shows `pair`: it answers, or at least waits for more.
-fn listens(address: SocketAddr, host: &str, protocol: &[u8], trusted: &Authority, pair: Option<&Pair>) -> bool {
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(trusted.roots().unwrap());
-    let mut config = match pair {
-        Some(pair) => builder.with_client_auth_cert(pair.chain.clone(), pair.key.clone_key()).unwrap(),
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![protocol.to_vec()];
-    let session = ClientConnection::new(Arc::new(config), ServerName::try_from(host.to_owned()).unwrap()).unwrap();
-    let socket = TcpStream::connect_timeout(&address, ANSWER).unwrap();
-    socket.set_read_timeout(Some(ANSWER)).unwrap();
-    let mut connection = StreamOwned::new(session, socket);
-    // Of our own protocol a server lets who has proved itself begin when it likes.
-    let begin = if protocol == b"h2" { PREFACE } else { b"" };
-    if connection.write_all(begin).and_then(|()| connection.flush()).is_err() {
-        return false;
-    }
-    match connection.read(&mut [0; 64]) {
-        Ok(read) => read > 0,
-        Err(error) => matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
-    }
-}
-
 #[test]
 fn who_has_no_certificate_of_the_cache_is_not_heard() {
     installed();
@@ -58,13 +25,14 @@ fn who_has_no_certificate_of_the_cache_is_not_heard() {
         Ok(found.and_then(|(name, ip)| Some((name.as_str()?.to_owned(), ip.as_str()?.to_owned()))))
     })
     .unwrap();
-    let ours = Authority::of_the_cluster().unwrap();
+    let believed = Authority::of_the_cluster().unwrap();
+    let ours = believed.last().unwrap();
     let foreign = Authority::new().unwrap();
     let (now, past) = (0, 30 * 24);
     for (port, protocol) in [(7070, &b"h2"[..]), (7071, b"forebay-peer")] {
         let address: SocketAddr = format!("{ip}:{port}").parse().unwrap();
         let check = |pair: Option<&Pair>, expected: bool, what: &str| {
-            assert_eq!(listens(address, &host, protocol, &ours, pair), expected, "{what} at port {port}");
+            assert_eq!(listens(address, &host, protocol, &believed, pair).unwrap(), expected, "{what} at port {port}");
         };
         let wanted = if port == 7070 { "operator.forebay.dev" } else { &host };
         check(None, false, "no certificate");

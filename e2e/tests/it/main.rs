@@ -4,7 +4,9 @@
 mod attacks;
 mod cluster_changes;
 mod crash;
+mod disks;
 mod fields;
+mod identity;
 mod limits;
 mod plugin;
 mod uninstall;
