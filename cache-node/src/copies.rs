@@ -18,10 +18,11 @@ use forebay_wire::id::NodeName;
 use forebay_wire::rule::LocalCopy;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::aside;
 use crate::fill::{FileObject, chain};
 use crate::fs::{Filesystem, for_each_below};
 use crate::peer::{Neighbours, View};
@@ -269,7 +270,7 @@ impl Copies {
 
     async fn drop_copy(&self, row: &Row) {
         let (store, object, index) = (self.fs.reader().store().clone(), row.file.object, row.index);
-        let dropped = tokio::task::spawn_blocking(move || store.drop_block(&object, index)).await;
+        let dropped = aside::spawn(move || store.drop_block(&object, index)).await;
         if dropped.is_ok_and(|bytes| bytes > 0) {
             self.fs.reader().fill().metrics().copies.trimmed.add(1);
         }
@@ -305,9 +306,9 @@ impl Copies {
     /// Acts on each block that `todo` says something of, several at once.
     async fn each(&self, todo: impl Fn(&FileObject, BlockIndex) -> Option<Todo> + Send + 'static, turn: &Turn) -> Result<(), CopiesError> {
         let Some(manifest) = self.fs.manifest() else { return Ok(()) };
-        let (sender, mut receiver) = mpsc::channel(BATCH);
+        let (feeder, mut receiver) = aside::queue(BATCH);
         let fs = self.fs.clone();
-        let walk = tokio::task::spawn_blocking(move || walk(&fs, &manifest, todo, &sender));
+        let walk = aside::spawn(move || walk(&fs, &manifest, todo, &feeder));
         let mut rows = Vec::with_capacity(BATCH);
         loop {
             let room = BATCH - rows.len();
@@ -363,11 +364,11 @@ fn walk(
     fs: &Filesystem,
     manifest: &Manifest,
     todo: impl Fn(&FileObject, BlockIndex) -> Option<Todo>,
-    sender: &mpsc::Sender<Row>,
+    feeder: &aside::Feeder<Row>,
 ) -> Result<(), CopiesError> {
     let blocks = fs.reader().block_size();
     for_each_below(manifest, b"/", &mut |entry, _| {
-        if sender.is_closed() {
+        if feeder.is_closed() {
             return;
         }
         let Ok((file, _)) = fs.file_of_entry(manifest, entry) else { return };
@@ -376,8 +377,7 @@ fn walk(
         }
         for index in (0..blocks.count(file.object.size)).map(BlockIndex) {
             if let Some(todo) = todo(&file, index) {
-                // Closed when the pass was given up: then nobody wants the rest.
-                let _ = sender.blocking_send(Row { file: file.clone(), index, todo });
+                feeder.put(Row { file: file.clone(), index, todo });
             }
         }
     })?;

@@ -24,13 +24,14 @@ pub use verify::Proof;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use bytes::BytesMut;
 use forebay_peer::{BlockRef, DatasetId};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::aside;
 use crate::peer::{Neighbours, Way};
 use crate::rules::Placement;
 use flight::Flight;
@@ -412,7 +413,7 @@ impl Fill {
             }
             hit
         };
-        tokio::task::spawn_blocking(read).await.unwrap_or(false)
+        aside::spawn(read).await.unwrap_or(false)
     }
 
     /// Hands the block to the store; whether it is kept.
@@ -430,7 +431,7 @@ impl Fill {
                 }
             }
         };
-        tokio::task::spawn_blocking(put).await.ok().flatten().unwrap_or(false)
+        aside::spawn(put).await.ok().flatten().unwrap_or(false)
     }
 
     fn linger(&self, block: BlockId, flight: Arc<Flight>) {

@@ -2,6 +2,7 @@
 //! Only `node` builds the parts and joins them.
 
 pub mod access;
+mod aside;
 pub mod cli;
 pub mod cluster;
 pub mod control;

@@ -15,29 +15,33 @@ pub use serve::{Setup, run};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forebay_daemon::identity::Identity;
 use forebay_mounter::protocol::ProtocolError;
-use forebay_peer::{DatasetId, PeerLimits, Server, ServerLimits, ServerMetrics, server};
+use forebay_peer::{DatasetId, Listener, Network, PeerLimits, Pipe, Server, ServerLimits, ServerMetrics, server};
+use forebay_placement::Shelf;
 use forebay_wire::dataset_spec::{self, Eviction, Location, Sync, Verify};
-use forebay_wire::node_config::{NodeConfig, PeerNode};
+use forebay_wire::node_config::{NodeConfig, PeerNode, Peers};
 use forebay_wire::secret::SourceAccess;
 use forebay_wire::unit::Capacity as CapacitySpec;
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::access::{self, AccessError};
+use crate::aside;
 use crate::copies::Copies;
 use crate::fill::{COOL_EVERY, Fill, FillLimits, Origin};
 use crate::fs::{Filesystem, Parts};
 use crate::fuse::{self, FuseError, Latencies};
 use crate::handover::{Adopted, Handover};
-use crate::peer::{self, Neighbours, PeerSetupError};
+use crate::peer::{self, By, Neighbours, PeerSetupError};
 use crate::preload::Preload;
 use crate::reader::Reader;
 use crate::refresh::{Group, Refresh};
@@ -121,7 +125,6 @@ pub struct Node {
 
 type LogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send>;
 
-/// Seconds since the Unix epoch.
 /// How a node meets the others of its cache.
 pub struct Towards {
     /// Its patience: other than usual on machines that are busy with tests.
@@ -130,14 +133,26 @@ pub struct Towards {
     pub identity: Option<Arc<Identity>>,
     /// How long it waits for those that list before it.
     pub take_over: Duration,
+    /// A network in place of TCP and TLS, with what comes in by it; then neither a port nor a certificate is taken.
+    pub brought: Option<Brought>,
+}
+
+/// A network of the same process: that of the simulation.
+pub struct Brought {
+    pub network: Arc<dyn Network>,
+    /// Who connects, with an address for logs.
+    pub arrivals: mpsc::UnboundedReceiver<(Pipe, String)>,
+    /// What the nodes of the process share.
+    pub shelf: Arc<Shelf>,
 }
 
 impl Default for Towards {
     fn default() -> Self {
-        Self { limits: PeerLimits::default(), identity: None, take_over: TAKE_OVER }
+        Self { limits: PeerLimits::default(), identity: None, take_over: TAKE_OVER, brought: None }
     }
 }
 
+/// Seconds since the Unix epoch.
 fn now_seconds() -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
@@ -151,15 +166,16 @@ impl Node {
 
     /// The same, with another bearing towards other nodes.
     pub fn start_towards(config: NodeConfig, eviction: Eviction, runtime: Handle, towards: Towards) -> Result<Arc<Self>, NodeError> {
-        let Towards { limits, identity, take_over } = towards;
+        let Towards { limits, identity, take_over, brought } = towards;
         let block_size = BlockSize::new(config.block_size.bytes()).ok_or(NodeError::BlockSize { bytes: config.block_size.bytes() })?;
         let store = Arc::new(Store::open(store_config(&config, block_size, eviction))?);
         let rates = config.source_limits;
         let fill_limits = FillLimits { fills_max: config.fills_max, buffer_bytes: config.fill_buffer.bytes() };
         let fill = Fill::new(store.clone(), block_size, fill_limits, runtime.clone());
         let _within = runtime.enter();
-        let listener = config.peers.as_ref().map(peer::listen).transpose()?;
-        let neighbours = config.peers.as_ref().map(|peers| Neighbours::new(peers, identity, block_size, limits)).transpose()?;
+        let met = config.peers.as_ref().map(|peers| meet(peers, identity, brought)).transpose()?;
+        let (listener, by) = met.unzip();
+        let neighbours = config.peers.as_ref().zip(by).map(|(peers, by)| Neighbours::new(peers, by, block_size, limits)).transpose()?;
         if let Some(neighbours) = &neighbours {
             fill.share_with(neighbours.clone());
         }
@@ -182,17 +198,15 @@ impl Node {
         node.rates.set_share(node.fill.share());
         node.tasks.lock().spawn_on(maintain(node.store.clone(), node.stop.clone()), &runtime);
         if let Some(listener) = listener {
-            node.give(listener)?;
+            node.give(listener);
             node.tasks.lock().spawn_on(cool(node.fill.clone(), node.stop.clone()), &runtime);
         }
         Ok(node)
     }
 
     /// Answers other nodes until the stop.
-    fn give(self: &Arc<Self>, listener: std::net::TcpListener) -> Result<(), NodeError> {
-        let Some((neighbours, metrics)) = &self.shared else { return Ok(()) };
-        let at = listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
-        let listener = TcpListener::from_std(listener).map_err(|cause| PeerSetupError::Listen { at, cause })?;
+    fn give(self: &Arc<Self>, listener: Listener) {
+        let Some((neighbours, metrics)) = &self.shared else { return };
         let server = Server {
             blocks: Arc::new(give::Gives(Arc::downgrade(self))),
             own: neighbours.introduction().clone(),
@@ -203,7 +217,6 @@ impl Node {
         let stop = self.stop.clone();
         let running = async move { server::run(listener, server, stop.cancelled_owned()).await };
         self.tasks.lock().spawn_on(running, &self.runtime);
-        Ok(())
     }
 
     /// The other nodes of its cache, and what was given to them; `None` for a cache of one node.
@@ -370,7 +383,7 @@ impl Node {
             }
         }
         let store = self.store.clone();
-        if tokio::task::spawn_blocking(move || store.flush()).await.is_err() {
+        if aside::spawn(move || store.flush()).await.is_err() {
             warn!("the store could not be flushed; what was filled last may be fetched again after a power loss");
         }
     }
@@ -411,6 +424,17 @@ fn identity(dataset: &str, source: &dataset_spec::SourceSpec, handle: &SourceHan
     }
 }
 
+/// Where others come in, and how this node gets to them. Takes the port. Within a runtime.
+fn meet(peers: &Peers, identity: Option<Arc<Identity>>, brought: Option<Brought>) -> Result<(Listener, By), PeerSetupError> {
+    if let Some(Brought { network, arrivals, shelf }) = brought {
+        return Ok((Listener::Brought(arrivals), By::Brought { network, shelf }));
+    }
+    let listener = peer::listen(peers)?;
+    let at = peers.listen.to_string();
+    let listener = TcpListener::from_std(listener).map_err(|cause| PeerSetupError::Listen { at, cause })?;
+    Ok((listener.into(), By::Tls(identity)))
+}
+
 async fn maintain(store: Arc<Store>, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -418,7 +442,7 @@ async fn maintain(store: Arc<Store>, stop: CancellationToken) {
             () = tokio::time::sleep(MAINTAIN_INTERVAL) => {}
         }
         let store = store.clone();
-        if tokio::task::spawn_blocking(move || store.maintain(now_seconds())).await.is_err() {
+        if aside::spawn(move || store.maintain(now_seconds())).await.is_err() {
             warn!("the store's maintenance failed; it is tried again");
         }
     }
@@ -432,7 +456,7 @@ async fn cool(fill: Arc<Fill>, stop: CancellationToken) {
             () = tokio::time::sleep(COOL_EVERY) => {}
         }
         let fill = fill.clone();
-        if tokio::task::spawn_blocking(move || fill.cool(Instant::now())).await.is_err() {
+        if aside::spawn(move || fill.cool(Instant::now())).await.is_err() {
             warn!("copies that nobody reads could not be dropped; it is tried again");
         }
     }

@@ -4,15 +4,17 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use forebay_daemon::identity::{Identity, IdentityError};
-use forebay_peer::{Introduction, PeerLimits, Peers, Security};
-use forebay_placement::{Peer, PeerIndex, Placement, PlacementError, RANKS_KEPT, Slot, Weight, within_zone};
+use forebay_peer::{Introduction, Network, PeerLimits, Peers, Security};
+use forebay_placement::{Peer, PeerIndex, Placement, PlacementError, RANKS_KEPT, Shelf, Slot, Weight, within_zone};
 use forebay_wire::block::{BlockId, BlockSize};
 use forebay_wire::id::NodeName;
 use forebay_wire::node_config::{PeerNode, Peers as PeersConfig};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::info;
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,14 @@ pub enum Way {
     Copies { ranks: Vec<NodeName> },
 }
 
+/// How the others are reached.
+pub enum By {
+    /// By TCP and TLS. Shows this identity; without one, the certificates that the configuration names.
+    Tls(Option<Arc<Identity>>),
+    /// By a network in the same process: that of the simulation, whose nodes share their placements.
+    Brought { network: Arc<dyn Network>, shelf: Arc<Shelf> },
+}
+
 /// Who is to have a block, seen from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holders {
@@ -60,6 +70,7 @@ pub struct Neighbours {
     own: NodeName,
     introduction: Introduction,
     security: Security,
+    shelf: Arc<Shelf>,
     peers: Arc<Peers>,
     view: ArcSwap<View>,
     /// Told when another list came into force.
@@ -73,18 +84,19 @@ const NEXT_ASKED: u32 = 2;
 /// One list of nodes, seen from here.
 pub struct View {
     nodes: Vec<PeerNode>,
-    placement: Placement,
+    placement: Arc<Placement>,
     own: PeerIndex,
     /// Of all weights, in all zones: each zone reads the source for itself.
     share: f64,
 }
 
 impl View {
-    fn new(nodes: &[PeerNode], own: &NodeName) -> Result<Self, PeerSetupError> {
+    /// `own` is to be among `nodes`.
+    pub fn new(nodes: &[PeerNode], own: &NodeName, shelf: &Shelf) -> Result<Self, PeerSetupError> {
         let all: Vec<Peer> = nodes.iter().map(placed).collect();
         let placement = match within_zone(&all, own) {
             alone if alone.is_empty() => return Err(PeerSetupError::Unlisted { node: own.clone() }),
-            zone => Placement::new(zone)?,
+            zone => shelf.place(zone)?,
         };
         let own = placement.find(own).ok_or_else(|| PeerSetupError::Unlisted { node: own.clone() })?;
         let whole: f64 = all.iter().map(|peer| peer.weight.get() as f64).sum();
@@ -137,16 +149,17 @@ fn placed(node: &PeerNode) -> Peer {
 }
 
 impl Neighbours {
-    /// Shows `identity`; without one, the certificates that `config` names, which it reads. Connects to nobody yet. Within a runtime.
-    pub fn new(
-        config: &PeersConfig,
-        identity: Option<Arc<Identity>>,
-        block_size: BlockSize,
-        limits: PeerLimits,
-    ) -> Result<Arc<Self>, PeerSetupError> {
-        let identity = identity.map_or_else(|| Identity::load(&config.certificates), Ok)?;
-        let security = Security::tls(identity, &config.cache).ok_or_else(|| PeerSetupError::Name { cache: config.cache.clone() })?;
-        let view = View::new(&config.nodes, &config.name)?;
+    /// Connects to nobody yet. Within a runtime.
+    pub fn new(config: &PeersConfig, by: By, block_size: BlockSize, limits: PeerLimits) -> Result<Arc<Self>, PeerSetupError> {
+        let (security, shelf) = match by {
+            By::Tls(identity) => {
+                let identity = identity.map_or_else(|| Identity::load(&config.certificates), Ok)?;
+                let security = Security::tls(identity, &config.cache);
+                (security.ok_or_else(|| PeerSetupError::Name { cache: config.cache.clone() })?, Arc::default())
+            }
+            By::Brought { network, shelf } => (Security::brought(network), shelf),
+        };
+        let view = View::new(&config.nodes, &config.name, &shelf)?;
         let introduction = Introduction::new(config.name.clone(), block_size);
         let peers = Peers::new(introduction.clone(), security.clone(), limits);
         peers.set(view.others());
@@ -154,6 +167,7 @@ impl Neighbours {
             own: config.name.clone(),
             introduction,
             security,
+            shelf,
             peers,
             view: ArcSwap::from_pointee(view),
             changes: watch::Sender::new(()),
@@ -165,7 +179,7 @@ impl Neighbours {
         if self.view.load().nodes == nodes {
             return Ok(());
         }
-        let view = View::new(nodes, &self.own)?;
+        let view = View::new(nodes, &self.own, &self.shelf)?;
         info!(nodes = view.placement.peers().len(), "another list of nodes is in force");
         self.peers.set(view.others());
         self.view.store(Arc::new(view));

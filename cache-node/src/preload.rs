@@ -9,16 +9,18 @@ mod list;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub(crate) use bucket::Bucket;
 
+use crate::aside;
 use crate::control::{FailedFile, PreloadOrder, PreloadProgress, PreloadState};
 use crate::fill::{FileObject, FillError, chain};
 use crate::fs::Filesystem;
@@ -203,7 +205,7 @@ impl Preload {
         let paths = list::without_paths_below_others(paths);
         let (rules, fs) = (self.fs.rules(), self.fs.clone());
         let (listed, below) = (manifest.clone(), paths.clone());
-        let count = tokio::task::spawn_blocking(move || list::count(&listed, &rules, share(&fs), fs.reader().store(), &below));
+        let count = aside::spawn(move || list::count(&listed, &rules, share(&fs), fs.reader().store(), &below));
         let (totals, plan) = count.await.map_err(|_| PreloadError::Aborted)??;
         self.failed.lock().clear();
         let counters = Arc::new(Counters::default());
@@ -256,9 +258,9 @@ impl Preload {
         pace: &Pace<'_>,
         stop: &CancellationToken,
     ) -> Result<(), PreloadError> {
-        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        let (feeder, receiver) = aside::queue(QUEUE_MAX);
         let (walked, rules, fs) = (manifest.clone(), self.fs.rules(), self.fs.clone());
-        let walk = tokio::task::spawn_blocking(move || {
+        let walk = aside::spawn(move || {
             list::each_wanted(&walked, &rules, share(&fs), &paths, &mut |entry, bytes| {
                 let blocks_max = match &mut plan {
                     None => Some(u32::MAX),
@@ -268,8 +270,7 @@ impl Preload {
                     }
                 };
                 if let Some(blocks_max) = blocks_max {
-                    // Closed when the run was stopped: then nobody wants the rest.
-                    let _ = sender.blocking_send(Load { entry, blocks_max });
+                    feeder.put(Load { entry, blocks_max });
                 }
                 Ok(())
             })
@@ -376,7 +377,7 @@ impl Preload {
             let mut bytes = vec![0; extent.len() as usize];
             matches!(store.read(&object, extent, &mut bytes), Ok(ReadOutcome::Hit))
         };
-        let is_good = tokio::task::spawn_blocking(read).await.unwrap_or(true);
+        let is_good = aside::spawn(read).await.unwrap_or(true);
         match is_good {
             true => pace.counters.bytes_verified.fetch_add(extent.len(), Relaxed),
             false => pace.counters.blocks_mended.fetch_add(1, Relaxed),

@@ -12,13 +12,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::aside;
 use crate::fill::chain;
 use crate::fs::Filesystem;
 use forebay_manifest::listing::ListingError;
@@ -342,7 +344,7 @@ impl Refresh {
         let path = listed?;
         *self.number.lock() = None;
         let this = self.clone();
-        let adopted = tokio::task::spawn_blocking(move || this.adopt(path, number)).await.map_err(|_| RefreshError::Aborted)?;
+        let adopted = aside::spawn(move || this.adopt(path, number)).await.map_err(|_| RefreshError::Aborted)?;
         if adopted.is_ok() {
             *self.began.lock() = Some(began);
         }

@@ -32,4 +32,4 @@ pub use message::{
 pub use metrics::{ClientMetrics, ServerMetrics};
 pub use peers::{Listed, PeerLimits, Peers};
 pub use server::{Server, ServerLimits};
-pub use transport::Security;
+pub use transport::{Duplex, Listener, Network, Pipe, Security};

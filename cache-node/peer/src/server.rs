@@ -7,7 +7,6 @@ mod conversation;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -18,7 +17,7 @@ use super::connection;
 use super::error::ConnectError;
 use super::handshake::{self, Introduction, NotWelcome};
 use super::metrics::ServerMetrics;
-use super::transport::Security;
+use super::transport::{Caller, Listener, Security};
 use conversation::{Conversation, Ended};
 
 /// A caller that doesn't finish its handshakes is let go.
@@ -58,8 +57,8 @@ pub struct Server {
 }
 
 /// Answers who connects to `listener` until `shutdown`; then what is under way is cut off, and its callers ask elsewhere.
-pub async fn run(listener: TcpListener, server: Server, shutdown: impl Future<Output = ()>) {
-    let server = Arc::new(server);
+pub async fn run(listener: impl Into<Listener>, server: Server, shutdown: impl Future<Output = ()>) {
+    let (server, mut listener) = (Arc::new(server), listener.into());
     let places = Arc::new(Semaphore::new(server.limits.connections_max));
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -69,7 +68,7 @@ pub async fn run(listener: TcpListener, server: Server, shutdown: impl Future<Ou
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let (tcp, from) = match accepted {
+        let (caller, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "a peer's connection could not be accepted");
@@ -84,16 +83,16 @@ pub async fn run(listener: TcpListener, server: Server, shutdown: impl Future<Ou
         };
         let server = server.clone();
         connections.spawn(async move {
-            serve(&server, tcp, from).await;
+            serve(&server, caller, &from).await;
             drop(place);
         });
     }
 }
 
 /// One connection, from its handshakes to its end.
-async fn serve(server: &Server, tcp: TcpStream, from: std::net::SocketAddr) {
+async fn serve(server: &Server, caller: Caller, from: &str) {
     let greeted = async {
-        let stream = server.security.accept(tcp).await.map_err(Uninvited::Connect)?;
+        let stream = server.security.accept(caller).await.map_err(Uninvited::Connect)?;
         let (mut reader, mut writer) = connection::split(stream);
         let agreed = handshake::welcome(&server.own, &mut reader, &mut writer).await.map_err(Uninvited::NotWelcome)?;
         Ok((reader, writer, agreed))
@@ -123,7 +122,7 @@ enum Uninvited {
     NotWelcome(NotWelcome),
 }
 
-fn note(server: &Server, why: &Uninvited, from: std::net::SocketAddr) {
+fn note(server: &Server, why: &Uninvited, from: &str) {
     match why {
         Uninvited::Connect(ConnectError::Untrusted(error)) => {
             server.metrics.refused_identity.add(1);

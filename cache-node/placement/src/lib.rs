@@ -6,10 +6,12 @@
 
 mod peer;
 mod rendezvous;
+mod shelf;
 mod slot;
 mod table;
 
 pub use peer::{Peer, Weight, within_zone};
+pub use shelf::Shelf;
 pub use slot::Slot;
 
 use forebay_wire::block::BlockId;

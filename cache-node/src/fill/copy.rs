@@ -14,6 +14,7 @@ use tracing::debug;
 use super::flight::Flight;
 use super::lane::BUFFER_UNIT_BYTES;
 use super::{FileObject, Fill, FillError, Shared, chain};
+use crate::aside;
 use crate::peer::Way;
 use forebay_source::Priority;
 use forebay_source::metrics::Counter;
@@ -179,7 +180,7 @@ impl Fill {
             let mut bytes = vec![0; extent.len() as usize];
             matches!(store.read(&object, extent, &mut bytes), Ok(ReadOutcome::Hit)).then_some(bytes)
         };
-        tokio::task::spawn_blocking(read).await.ok().flatten().map(Bytes::from)
+        aside::spawn(read).await.ok().flatten().map(Bytes::from)
     }
 
     /// Brings a block here that this node is to have, from `holders`, which said that they have it; from the source if none of them gives it after

@@ -8,12 +8,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay_wire::block::{BlockId, BlockIndex, Extent};
 use forebay_wire::id::NodeName;
 use forebay_wire::rule::LocalCopy;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{FileObject, Fill, Shared};
 

@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::flight::{Flight, Supplier};
 use super::lane::BUFFER_UNIT_BYTES;
 use super::{DIRECT_BYTES_MAX, FileObject, Fill, FillError, chain};
+use crate::aside;
 use forebay_source::{Priority, SourceError};
 use forebay_store::ReadOutcome;
 use forebay_wire::block::{BlockId, BlockIndex, Extent};
@@ -154,7 +155,7 @@ impl Giving {
                 }
             }
         };
-        tokio::task::spawn_blocking(read).await.ok().flatten().map(Bytes::from)
+        aside::spawn(read).await.ok().flatten().map(Bytes::from)
     }
 
     /// The block's flight, which asks the source.

@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::bring::{fail, wrong_length};
 use super::flight::Flight;
 use super::{FileObject, Fill, FillError, chain};
+use crate::aside;
 use crate::rules::Placement;
 use forebay_source::checksum::Hasher;
 use forebay_source::{Checksum, Priority, SourceError};
@@ -186,7 +187,7 @@ impl Fill {
         };
         let (fill, object, last) = (self.clone(), file.object, flight.clone());
         let compare = move || fill.compare(&object, index, &last, checksum.hasher());
-        match tokio::task::spawn_blocking(compare).await {
+        match aside::spawn(compare).await {
             Ok(Some(true)) => {
                 self.metrics.verified.add(1);
                 true

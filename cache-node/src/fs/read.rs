@@ -6,6 +6,7 @@ use tracing::warn;
 use forebay_store::{CompleteFile, Kept};
 
 use super::{Attempt, Error, Filesystem, IoMode, KeptFile, LocalFile, NodeId, Opened, Serving};
+use crate::aside;
 use crate::fill::{FillError, chain};
 use forebay_wire::block::{Extent, ObjectRef};
 
@@ -36,7 +37,7 @@ impl Filesystem {
         }
         let object = self.file_at(id)?.object;
         let this = self.shared();
-        tokio::task::spawn_blocking(move || this.open_local(id, &object)).await.unwrap_or(Err(Error::Io))
+        aside::spawn(move || this.open_local(id, &object)).await.unwrap_or(Err(Error::Io))
     }
 
     /// `Stale` when the local file is gone: the VFS looks the path up again and gets an id in the other mode.

@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::warn;
 
 use super::{Dataset, Node};
+use crate::aside;
 use crate::control::{
     Control, ControlError, DatasetStatus, DrainProgress, FailedFile, Freed, ListingStatus, ManifestStatus, MountStatus, NodeStatus, PeerStatus,
     PreloadOrder, PreloadProgress, PreloadState, TierStatus,
@@ -248,7 +249,7 @@ impl Dataset {
             });
             walked.map(|_| freed).map_err(|error| chain(&error))
         };
-        tokio::task::spawn_blocking(free).await.map_err(|error| error.to_string())?
+        aside::spawn(free).await.map_err(|error| error.to_string())?
     }
 
     fn status(&self, (cached_files, cached_bytes): (u64, u64)) -> DatasetStatus {

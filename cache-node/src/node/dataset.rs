@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::aside;
 use crate::control::{PreloadOrder, PreloadState};
 use crate::copies::Copies;
 use crate::fill::chain;
@@ -253,7 +254,7 @@ impl Dataset {
             });
             walked.map(|_| (freed, failed))
         };
-        match tokio::task::spawn_blocking(walk).await {
+        match aside::spawn(walk).await {
             Ok(Ok((0, 0))) => {}
             Ok(Ok((freed, failed))) => info!(dataset = self.fs.name(), freed, failed, "brought the cache in line with the rules"),
             Ok(Err(error)) => {

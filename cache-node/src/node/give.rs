@@ -16,6 +16,7 @@ use futures::StreamExt;
 use tokio::io::AsyncReadExt;
 
 use super::{Dataset, Node};
+use crate::aside;
 use crate::fill::{Asked, FileObject};
 use crate::rules::Placement;
 
@@ -110,7 +111,7 @@ impl Blocks for Gives {
         let (node, _) = self.dataset(&request.dataset)?;
         let look = move || request.blocks.iter().map(|(object, index)| node.store.contains(object, *index)).collect();
         // Of files that are filling the disk may be asked.
-        tokio::task::spawn_blocking(look).await.map_err(|_| Refusal::Busy)
+        aside::spawn(look).await.map_err(|_| Refusal::Busy)
     }
 }
 

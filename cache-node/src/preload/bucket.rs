@@ -1,9 +1,10 @@
 //! How fast what nobody waits for may go.
 //! Knows bytes and a rate. Does not know what they are for.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// Bytes per second, in the order of asking.
 pub(crate) struct Bucket {
@@ -25,6 +26,6 @@ impl Bucket {
             *next = due + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
             due
         };
-        tokio::time::sleep_until(due.into()).await;
+        tokio::time::sleep_until(due).await;
     }
 }

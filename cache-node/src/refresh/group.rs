@@ -9,13 +9,14 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay_peer::{DatasetId, Listed, ListingState, ManifestHead, ManifestRequest, PeerError};
 use forebay_wire::block::{BlockId, BlockIndex, ObjectId};
 use forebay_wire::id::NodeName;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 use tracing::debug;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 

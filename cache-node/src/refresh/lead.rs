@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay_peer::ListingState;
 use forebay_wire::id::NodeName;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::group::{ASK_EVERY, ASK_FIRST_EVERY, ASK_FROZEN_EVERY, Group, Heard, patience};
 use super::{Outcome, Refresh, RefreshError, Trouble};
+use crate::aside;
 use crate::fill::chain;
 
 /// Who is asked to list and doesn't is asked again so often.
@@ -142,7 +144,7 @@ impl Refresh {
     async fn take(self: &Arc<Self>, group: &Group, node: &NodeName, path: std::path::PathBuf, number: (u64, u64), began: Option<Duration>) {
         let epoch = group.number_of(began);
         let this = self.clone();
-        let taken = tokio::task::spawn_blocking(move || this.adopt(path, epoch)).await.unwrap_or(Err(RefreshError::Aborted));
+        let taken = aside::spawn(move || this.adopt(path, epoch)).await.unwrap_or(Err(RefreshError::Aborted));
         match taken {
             Ok(changes) => {
                 info!(dataset = self.fs.name(), %node, added = changes.added, removed = changes.removed, replaced = changes.replaced, "synced from the lister");

@@ -203,7 +203,7 @@ async fn s_17_a_block_that_many_nodes_ask_for_is_on_several_and_on_one_again_whe
     assert!(holders(&rigs, &cool).iter().all(|count| *count == 1), "what few ask for is on one");
 
     let cool_down = |after: Duration| {
-        let at = Instant::now() + after;
+        let at = tokio::time::Instant::now() + after;
         for rig in &rigs {
             rig.node.fill().cool(at);
         }
