@@ -63,6 +63,7 @@ pub(crate) struct Cache {
     folder: TempDir,
     terms: Terms,
     places: Mutex<Vec<Place>>,
+    begun: Instant,
     /// Who is to be in the cache, by number.
     pub(crate) members: Mutex<Vec<usize>>,
 }
@@ -98,6 +99,7 @@ impl Cache {
             folder,
             terms,
             places: Mutex::default(),
+            begun: Instant::now(),
             members: Mutex::default(),
         }))
     }
@@ -119,6 +121,11 @@ impl Cache {
     pub(crate) fn running(&self) -> Vec<usize> {
         let places = self.places.lock();
         self.members.lock().iter().copied().filter(|number| places[*number].alive.is_some()).collect()
+    }
+
+    /// Of the simulation, since its begin.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
     }
 
     pub(crate) fn trouble(&self, number: usize, until: Instant) {

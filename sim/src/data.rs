@@ -82,9 +82,6 @@ impl Data {
             _ => 100 + (chance >> 8) % 3000,
         }
     }
-    pub(crate) fn bytes_of_all(&self) -> u64 {
-        (0..self.files).map(|file| self.size(file)).sum()
-    }
 
     /// `[from, to)` of a file.
     pub(crate) fn bytes(&self, file: u32, from: u64, to: u64) -> Bytes {

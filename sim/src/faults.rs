@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::info;
 
 use crate::cache::Cache;
 use crate::chance::Chance;
@@ -35,7 +36,9 @@ pub(crate) async fn rage(cache: &Arc<Cache>, until: Instant, chance: &Chance) ->
         let number = running[chance.below(running.len())];
         // At least two thirds stay.
         let may_go = running.len() * 3 > cache.members.lock().len() * 2 && running.len() > 3;
-        match chance.below(8) {
+        let what = chance.below(8);
+        info!(at = cache.seconds(), number, what, "something goes wrong");
+        match what {
             0 | 1 if may_go => restart(cache, number, chance, &mut done).await?,
             2 if may_go => lose(cache, number, chance, &mut done).await?,
             3 => join(cache, chance, &mut done).await?,
@@ -104,14 +107,15 @@ async fn drain(cache: &Arc<Cache>, number: usize, chance: &Chance, done: &mut Do
 pub(crate) async fn tell_all(cache: &Arc<Cache>, chance: &Chance) -> Result<()> {
     let mut numbers = cache.running();
     chance.shuffle(&mut numbers);
-    let pause = Duration::from_millis(2000 / numbers.len().max(1) as u64);
-    for number in &numbers {
-        cache.tell(*number)?;
-        sleep(pause).await;
-    }
+    let all = Duration::from_secs(2);
+    let pause = all / u32::try_from(numbers.len().max(1)).unwrap_or(u32::MAX);
     // While their lists differ they don't turn to the same nodes.
+    for number in cache.running() {
+        cache.trouble(number, Instant::now() + all + AFTERMATH);
+    }
     for number in numbers {
-        trouble(cache, number);
+        cache.tell(number)?;
+        sleep(pause).await;
     }
     Ok(())
 }

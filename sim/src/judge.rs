@@ -10,6 +10,7 @@ use std::sync::Arc;
 use forebay_node::peer::View;
 use forebay_wire::block::{BlockId, BlockIndex, ObjectRef};
 use parking_lot::Mutex;
+use tracing::info;
 
 use crate::cache::{Alive, Cache, name};
 use crate::origin::Watch;
@@ -21,7 +22,8 @@ pub(crate) enum Reason {
     Nobody,
     /// Those who have it are none of those whom the reader asks: they have it by another list of nodes, or as a copy of a reader of theirs.
     Elsewhere,
-    /// Those who have it were silent, cut off, slow or started again a moment ago, or the reader was; or the reader bypasses them.
+    /// Those who have it were silent, cut off, slow or started again a moment ago, or the reader was, or whoever asked the reader to stand in for them;
+    /// or the reader bypasses them.
     Troubled,
     /// Of copies a node asks only one time in sixteen after it asked many times in vain: `fill/bring.rs`, `HOPELESS_AFTER`.
     Hopeless,
@@ -91,7 +93,10 @@ impl Judge {
         }
         let net = &self.cache.net;
         let is_bypassed = own.node.shared().is_some_and(|(neighbours, _)| neighbours.peers().bypassed().contains(&named));
-        let is_troubled = [reader, other].into_iter().any(|node| self.cache.is_troubled(node));
+        // A node that is ranked stands in for those before it, when another can't reach them: whoever that is.
+        let is_ranked = own.node.shared().is_some_and(|(neighbours, _)| neighbours.is_ranked(block));
+        let stands_in = !is_own && is_ranked && self.cache.running().into_iter().any(|node| self.cache.is_troubled(node));
+        let is_troubled = stands_in || [reader, other].into_iter().any(|node| self.cache.is_troubled(node));
         match () {
             () if is_bypassed || is_troubled || net.is_cut(reader, other) || net.is_cut(other, reader) => Reason::Troubled,
             () if is_own => Reason::Hopeless,
@@ -110,7 +115,11 @@ impl Watch for Judge {
         *found.again.entry(reason).or_default() += 1;
         if reason == Reason::Doubled && found.told.len() < TOLD_MAX {
             let flying = if flying.is_empty() { String::new() } else { format!("; on its way to {flying:?}") };
-            found.told.push(format!("block {index} of file {file} was read again by node {node}: doubled, {holders:?} have it{flying}"));
+            let at = self.cache.seconds();
+            info!(at, node, file, index, "doubled");
+            found.told.push(format!(
+                "at {at:.3} s block {index} of file {file} was read again by node {node}: doubled, {holders:?} have it{flying}"
+            ));
         }
     }
 }

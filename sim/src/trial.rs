@@ -97,7 +97,9 @@ pub(crate) async fn run(seed: u64, size: Size) -> Result<Report> {
     raged(&cache, &seen, done, before, &mut report);
     sleep(AFTERMATH).await;
     faults::tell_all(&cache, &chance).await?;
-    in_place(&cache, "copies after the faults", &mut report).await;
+    if terms.copies_min > 1 {
+        in_place(&cache, "copies after the faults", &mut report).await;
+    }
     sleep(AFTERMATH * 2).await;
     calm(&cache, size, &chance, &judge, &mut report).await;
     let reasons = judge.again().into_iter().map(|(reason, count)| format!("{reason:?} {}", count - again.get(&reason).unwrap_or(&0)));
@@ -185,10 +187,11 @@ async fn in_place(cache: &Arc<Cache>, what: &str, report: &mut Report) -> Durati
         if left == 0 || begin.elapsed() > IN_PLACE_WITHIN {
             break left;
         }
-        sleep(Duration::from_secs(1)).await;
+        // Each look goes through all blocks.
+        sleep((begin.elapsed() / 20).max(Duration::from_millis(10))).await;
     };
     let took = begin.elapsed();
-    report.line(&format!("{what}: in place after {:.0} s", took.as_secs_f64()));
+    report.line(&format!("{what}: in place after {:.2} s", took.as_secs_f64()));
     report.demand(left == 0, || format!("{what}: {left} blocks are on fewer nodes than they are to be after {IN_PLACE_WITHIN:?}"));
     took
 }
@@ -213,18 +216,17 @@ async fn lose_one(cache: &Arc<Cache>, chance: &Chance, report: &mut Report) -> R
     let source = cache.origin.totals().bytes;
     let mut done = Done::default();
     let left: Vec<usize> = running.iter().copied().filter(|other| *other != number).collect();
-    let of = |cache: &Cache| moved(cache);
     let own = cache.alive(number).map_or(0, |alive| {
         let metrics = alive.node.fill().metrics();
         metrics.peer_bytes.get() + metrics.copies.sent_bytes.get()
     });
-    let before = of(cache) - own;
+    let before = moved(cache) - own;
     faults::lose(cache, number, chance, &mut done).await?;
     let took = in_place(cache, "a node lost", report).await;
-    let (moved, again) = (of(cache) - before, cache.origin.totals().bytes - source);
+    let (moved, again) = (moved(cache) - before, cache.origin.totals().bytes - source);
     let part = moved as f64 / had.max(1) as f64;
     report.line(&format!(
-        "a node lost: it had {had} bytes; {moved} were moved, {part:.3} of that, by {} nodes in {:.0} s; {again} came from the source",
+        "a node lost: it had {had} bytes; {moved} were moved, {part:.3} of that, by {} nodes in {:.2} s; {again} came from the source",
         left.len(),
         took.as_secs_f64()
     ));
@@ -242,17 +244,20 @@ fn raged(cache: &Cache, seen: &load::Seen, done: Done, before: Totals, report: &
 
 /// All is well again: each block is read from the source at most once more, and only if nobody has it.
 async fn calm(cache: &Arc<Cache>, size: Size, chance: &Chance, judge: &Judge, report: &mut Report) {
-    let (_, absent) = lacking(cache);
+    let (elsewhere, absent) = lacking(cache);
+    // Where one copy is asked for, a node that starts takes nothing from the others (S-15).
+    let may = if cache.copies_min() == 1 { elsewhere + absent } else { absent };
     let (before, reads) = (judge.again(), cache.origin.totals());
     let running = cache.running();
     let seen = load::epoch(cache, &running, size.reads, chance).await;
     report.readers("calm", &seen);
     let again = cache.origin.totals().reads - reads.reads;
-    report.line(&format!("source when all is well again: {again} reads; {absent} blocks were on no node"));
+    report
+        .line(&format!("source when all is well again: {again} reads; {absent} blocks were on no node, {elsewhere} not where they belong"));
     let after = judge.again();
     for reason in [Reason::Troubled, Reason::Doubled] {
         let count = after.get(&reason).unwrap_or(&0) - before.get(&reason).unwrap_or(&0);
         report.demand(count == 0, || format!("calm: {count} blocks were read again from the source: {reason:?}"));
     }
-    report.demand(again <= absent, || format!("calm: {again} reads of the source, where only {absent} blocks were on no node"));
+    report.demand(again <= may, || format!("calm: {again} reads of the source, where {may} would do"));
 }
