@@ -5,8 +5,8 @@ use std::time::Duration;
 use forebay_wire::node_service as wire;
 
 use super::{
-    DatasetStatus, DrainProgress, FailedFile, ListingStatus, ManifestStatus, MountStatus, NodeStatus, PeerStatus, PreloadProgress, PreloadState,
-    TierStatus,
+    DatasetStatus, DrainProgress, FailedFile, ListingStatus, ManifestStatus, MountStatus, NodeStatus, PeerStatus, PreloadProgress,
+    PreloadState, TierStatus,
 };
 
 fn millis(duration: Duration) -> u64 {

@@ -14,14 +14,14 @@ use tracing::warn;
 use super::{Dataset, Node};
 use crate::aside;
 use crate::control::{
-    Control, ControlError, DatasetStatus, DrainProgress, FailedFile, Freed, ListingStatus, ManifestStatus, MountStatus, NodeStatus, PeerStatus,
-    PreloadOrder, PreloadProgress, PreloadState, TierStatus,
+    Control, ControlError, DatasetStatus, DrainProgress, FailedFile, Freed, ListingStatus, ManifestStatus, MountStatus, NodeStatus,
+    PeerStatus, PreloadOrder, PreloadProgress, PreloadState, TierStatus,
 };
 use crate::copies::Drained;
 use crate::fill::chain;
 use crate::fs::{Serving, for_each_below};
-use crate::peer::Neighbours;
 use crate::fuse::InForce;
+use crate::peer::Neighbours;
 use crate::preload::PreloadError;
 use forebay_store::{Health, TooSmall};
 use forebay_wire::block::BlockIndex;
