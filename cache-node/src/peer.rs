@@ -13,7 +13,6 @@ use forebay_wire::block::{BlockId, BlockSize};
 use forebay_wire::id::NodeName;
 use forebay_wire::node_config::{PeerNode, Peers as PeersConfig};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::info;
 
 #[derive(Debug, thiserror::Error)]
