@@ -130,8 +130,6 @@ pub struct FillMetrics {
     pub peer_bytes: Counter,
     /// Blocks that no other node gave, so that this one asked the source for them though they aren't its own.
     pub turned: Counter,
-    /// Of this node's own blocks, those that another node had, so that the source wasn't asked.
-    pub spared: Counter,
     /// Reads that went to the source without filling a block.
     pub direct: Counter,
     /// Blocks asked for ahead of use.
@@ -178,7 +176,6 @@ struct Shared {
     giving: Arc<tokio::sync::Semaphore>,
     copying: copy::Copying,
     demand: demand::Demand,
-    hope: bring::Hope,
 }
 
 #[derive(Default)]
@@ -227,14 +224,7 @@ impl Fill {
         let units = self.lanes.all.memory_units() as usize;
         let giving = Arc::new(tokio::sync::Semaphore::new(units));
         let copying = copy::Copying::new(units / 4);
-        let shared = Shared {
-            neighbours,
-            seen: window::Touches::new(SEEN_MAX),
-            giving,
-            copying,
-            demand: demand::Demand::default(),
-            hope: bring::Hope::default(),
-        };
+        let shared = Shared { neighbours, seen: window::Touches::new(SEEN_MAX), giving, copying, demand: demand::Demand::default() };
         assert!(self.shared.set(shared).is_ok(), "a node is in one cache");
     }
 
@@ -265,19 +255,8 @@ impl Fill {
     /// What is never cached has no owner either: it is read through.
     fn way(&self, file: &FileObject, block: BlockId) -> Way {
         match (self.shared.get(), file.placement) {
-            (Some(shared), Placement::Keep(_)) => match shared.neighbours.way(block) {
-                Way::Own => self.own_way(file, block),
-                other => other,
-            },
+            (Some(shared), Placement::Keep(_)) => shared.neighbours.way(block),
             (Some(_), Placement::Pass) | (None, _) => Way::Own,
-        }
-    }
-
-    /// How this node gets a block for all: other nodes may have it when the list of nodes was another, or when they are to have copies.
-    fn own_way(&self, file: &FileObject, block: BlockId) -> Way {
-        match self.shared.get() {
-            Some(shared) if shared.hope.is_worth_asking() => shared.neighbours.own_way(block, file.copies.min),
-            Some(_) | None => Way::Own,
         }
     }
 
@@ -462,8 +441,7 @@ impl Lingering {
 /// A flight's whole life. Not cancelled by readers; dropped only with the runtime, where `Landing` ends it.
 async fn run(landing: Landing, file: Arc<FileObject>, index: BlockIndex, extent: Extent, mut priority: Priority, way: Way) {
     let (fill, flight) = (landing.fill.clone(), landing.flight.clone());
-    // Who only asks what others hold waits for nobody else's place, so it may wait with a place for the source.
-    let lanes = if matches!(way, Way::Own | Way::OwnAfter { .. }) { &fill.lanes } else { &fill.peer_lanes };
+    let lanes = if way == Way::Own { &fill.lanes } else { &fill.peer_lanes };
     let Some(_entered) = fill.enter(lanes, &flight, &mut priority).await else { return };
     if fill.store.contains(&file.object, index) && fill.take_stored(file.object, extent, &flight).await {
         flight.finish(Ok(()));

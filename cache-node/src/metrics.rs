@@ -93,11 +93,6 @@ const TABLE: &[Row] = &[
         "Blocks and reads that no other node gave, for which this one asked the source",
         Read::Node(|n| n.fill().metrics().turned.get()),
     ),
-    counter(
-        "forebay_fill_spared_blocks",
-        "Blocks of this node's own that another node had, so that the source was not asked",
-        Read::Node(|n| n.fill().metrics().spared.get()),
-    ),
     counter("forebay_copies_sent_blocks", "Copies of blocks that other nodes took", Read::Node(|n| n.fill().metrics().copies.sent.get())),
     bytes("forebay_copies_sent_bytes", "Bytes of copies that other nodes took", Read::Node(|n| n.fill().metrics().copies.sent_bytes.get())),
     counter(

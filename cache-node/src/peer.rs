@@ -34,8 +34,6 @@ pub enum PeerSetupError {
 pub enum Way {
     /// Nobody: it is this node's.
     Own,
-    /// It is this node's, and these may have it already: it was theirs while this node was not there, or they are to have a copy.
-    OwnAfter { ranks: Vec<NodeName> },
     Others {
         /// Best first, at least one.
         ranks: Vec<NodeName>,
@@ -74,10 +72,6 @@ pub struct Neighbours {
     /// Told when another list came into force.
     changes: watch::Sender<()>,
 }
-
-/// For a block of this node's own that isn't here, so many of the next in rank are asked: whose it was before this node came, or came back, is the next
-/// of them, and the one after it when two came at once.
-const NEXT_ASKED: u32 = 2;
 
 /// One list of nodes, seen from here.
 pub struct View {
@@ -189,12 +183,6 @@ impl Neighbours {
     pub fn owns(&self, block: BlockId) -> bool {
         let view = self.view.load();
         view.placement.ranks(block).owner() == view.own
-    }
-
-    /// How to get a block that is this node's, of which `count` nodes are to have a copy: from who may have it, then from the source.
-    pub fn own_way(&self, block: BlockId, count: u32) -> Way {
-        let ranks = self.view.load().holders(block, count.max(1 + NEXT_ASKED)).others;
-        if ranks.is_empty() { Way::Own } else { Way::OwnAfter { ranks } }
     }
 
     /// Of what all nodes may ask the sources for, how much is for this one: above 0, at most 1.

@@ -3,7 +3,6 @@
 //! Invariant: the bytes that are in a flight's buffer are those of its version, wherever each came from.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use forebay_peer::{PeerError, ReadRequest, Refusal, SourceFailureKind, Unfetched, Want};
@@ -19,31 +18,6 @@ use forebay_source::{Priority, Source, SourceError};
 use forebay_wire::block::{BlockId, BlockIndex, Extent};
 use forebay_wire::id::NodeName;
 use forebay_wire::rule::LocalCopy;
-
-/// After so many of this node's own blocks that nobody else had, only one of `ASK_ONE_OF` is asked for: a cache that is empty everywhere pays no round trip.
-const HOPELESS_AFTER: u32 = 32;
-const ASK_ONE_OF: u32 = 16;
-
-/// Whether asking others for this node's own blocks is of use.
-#[derive(Debug, Default)]
-pub(super) struct Hope {
-    in_vain: AtomicU32,
-    turn: AtomicU32,
-}
-
-impl Hope {
-    pub(super) fn is_worth_asking(&self) -> bool {
-        self.in_vain.load(Relaxed) < HOPELESS_AFTER || self.turn.fetch_add(1, Relaxed).is_multiple_of(ASK_ONE_OF)
-    }
-
-    fn tell(&self, has: bool) {
-        match has {
-            true => self.in_vain.store(0, Relaxed),
-            // It may lose a count to another thread, which is nothing.
-            false => self.in_vain.store(self.in_vain.load(Relaxed).saturating_add(1), Relaxed),
-        }
-    }
-}
 
 /// How a background flight got in, which it holds until it lands.
 pub(super) struct Admitted<'a> {
@@ -79,9 +53,6 @@ impl Fill {
         let (ranks, want, shared) = match (way, self.shared.get()) {
             (Way::Others { ranks, .. }, Some(shared)) => (ranks, Want::Fill, shared),
             (Way::Copies { ranks }, Some(shared)) => (ranks, Want::Held, shared),
-            (Way::OwnAfter { ranks }, Some(shared)) => {
-                return self.bring_own(file, index, extent, flight, priority, ranks, shared, writer).await;
-            }
             (Way::Own, _) | (_, None) => return self.read_source(file, index, extent, flight, priority, &mut writer).await,
         };
         let request = ReadRequest { want, ..self.request(file, index, extent, priority) };
@@ -92,30 +63,6 @@ impl Fill {
         flight.turn_to(Supplier::Source);
         self.metrics.turned.add(1);
         let Some(_admitted) = self.enter(&self.lanes, flight, &mut priority).await else { return Err(FillError::Aborted) };
-        self.read_source(file, index, extent, flight, priority, &mut writer).await
-    }
-
-    /// A block of this node, from who may hold it, else from the source.
-    #[expect(clippy::too_many_arguments, reason = "`bring`, taken apart")]
-    async fn bring_own(
-        &self,
-        file: &FileObject,
-        index: BlockIndex,
-        extent: Extent,
-        flight: &Flight,
-        priority: Priority,
-        ranks: &[NodeName],
-        shared: &Shared,
-        mut writer: Writer,
-    ) -> Result<(), FillError> {
-        let request = ReadRequest { want: Want::Held, ..self.request(file, index, extent, priority) };
-        let held = self.fetch(shared, ranks, request, file.origin.strict, flight, &mut writer).await.is_ok();
-        shared.hope.tell(held);
-        if held {
-            self.metrics.spared.add(1);
-            return Ok(());
-        }
-        flight.turn_to(Supplier::Source);
         self.read_source(file, index, extent, flight, priority, &mut writer).await
     }
 

@@ -13,6 +13,7 @@ use super::flight::{Flight, Supplier};
 use super::lane::BUFFER_UNIT_BYTES;
 use super::{DIRECT_BYTES_MAX, FileObject, Fill, FillError, chain};
 use crate::aside;
+use crate::peer::Way;
 use forebay_source::{Priority, SourceError};
 use forebay_store::ReadOutcome;
 use forebay_wire::block::{BlockId, BlockIndex, Extent};
@@ -161,8 +162,7 @@ impl Giving {
     /// The block's flight, which asks the source.
     async fn join(&self) -> Result<Arc<Flight>, Refusal> {
         let priority = if self.background { Priority::Background } else { Priority::OnDemand };
-        let block = BlockId { object: self.file.object.id, index: self.index };
-        let (flight, joined) = self.fill.join_by(&self.file, self.index, priority, || self.fill.own_way(&self.file, block));
+        let (flight, joined) = self.fill.join_by(&self.file, self.index, priority, || Way::Own);
         if joined && !self.background {
             flight.hurry();
         }
