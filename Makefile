@@ -104,9 +104,13 @@ cluster-demo: ## several nodes with one cache on this machine, a namespace each:
 NODES ?= 3
 IMAGES ?= forebay-node forebay-csi forebay-operator
 .PHONY: images
-images: ## container images of Forebay's programs as OCI archives, cached outside the clone; prints where
+images: ## container images of Forebay's programs as OCI archives, cached outside the clone; prints where. ARCH=arm64 or amd64: another machine's
+ifeq ($(ARCH),)
 	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked --bins $(addprefix -p ,$(IMAGES))
 	e2e/images/build.sh $(IMAGES)
+else
+	@folder=$$(e2e/images/cross.sh $(ARCH) $(RELEASE_TARGET) $(IMAGES)) && ARCH=$(ARCH) FOREBAY_RELEASE=$$folder e2e/images/build.sh $(IMAGES)
+endif
 
 .PHONY: cluster-up
 cluster-up: images ## a real Kubernetes on this machine, as root, with Forebay's images on its NODES=3; see e2e/README.md

@@ -1,6 +1,7 @@
 //! The cache nodes of this machine, asked over their sockets: one folder a CachePolicy, each with a `node.sock`.
 //! Knows `volume.proto`. Does not know mounts. A connection lives for one question: the node behind a socket may be another one next time.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,6 +88,28 @@ impl CacheNodes {
             Ok(Err(status)) => Err(silent(said(&status))),
             Err(_) => Err(silent(late())),
         }
+    }
+
+    /// Whether some node may still have the mount of `uid`, which it adopted from the driver before. `false` is certain: who has a mount listens, and
+    /// says so; only one that is ending may have closed its socket a moment before it lets go.
+    pub(crate) async fn may_hold(&self, uid: &Uid) -> bool {
+        let volume = Volume::Persistent { uid: uid.clone(), name: None };
+        for socket in self.sockets() {
+            match tokio::time::timeout(ANSWER_WITHIN, UnixStream::connect(&socket)).await {
+                Ok(Ok(_)) => {}
+                // What a dead node left.
+                Ok(Err(error)) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => continue,
+                Ok(Err(_)) | Err(_) => return true,
+            }
+            let Some(mut client) = connect(&socket).await else { return true };
+            match tokio::time::timeout(ANSWER_WITHIN, client.stat(reference(&volume))).await {
+                Ok(Ok(reply)) if reply.get_ref().mounted == Some(false) => {}
+                Ok(Err(status)) if status.code() == Code::NotFound => {}
+                // One that doesn't say, of an older release, may have it.
+                Ok(Ok(_) | Err(_)) | Err(_) => return true,
+            }
+        }
+        false
     }
 
     async fn find(&self, volume: &Volume) -> Result<(Dataset, VolumesClient<Channel>), Error> {

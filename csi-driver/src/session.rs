@@ -7,6 +7,7 @@ mod places;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
@@ -78,12 +79,21 @@ impl Session {
         made
     }
 
-    /// Takes back the mount of a former process from the node that serves it. `None`: nobody gave it back until `deadline`. Blocks; within a runtime.
-    pub(crate) fn resume(common: &Common, uid: &Uid, record: &Record, deadline: Instant) -> Result<Option<Arc<Self>>, Error> {
+    /// Takes back the mount of a former process from the node that serves it. `None`: nobody gave it back until `deadline`, or until it was
+    /// `hopeless`. Blocks; within a runtime.
+    pub(crate) fn resume(
+        common: &Common,
+        uid: &Uid,
+        record: &Record,
+        deadline: Instant,
+        hopeless: &AtomicBool,
+    ) -> Result<Option<Arc<Self>>, Error> {
         let places = &common.places;
         let listener = places.listen(uid)?;
         let peer_uid = places.node_user().map(|user| user.uid);
-        let given = resume::wait(&listener, record.connection, peer_uid, deadline).map_err(Error::io("listen on", &places.socket(uid)))?;
+        let is_hopeless = || hopeless.load(Ordering::Relaxed);
+        let given = resume::wait(&listener, record.connection, peer_uid, deadline, is_hopeless)
+            .map_err(Error::io("listen on", &places.socket(uid)))?;
         let Some(given) = given else { return Ok(None) };
         let hold = Hold::resume(options(common, uid, &record.name), given);
         common.metrics.given_back.inc();

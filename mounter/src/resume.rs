@@ -11,6 +11,8 @@ use crate::init::{Features, Handshake};
 use crate::protocol::{self, ProtocolError, Reply, Request};
 use crate::record::Record;
 
+/// Between two looks whether it is hopeless.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a peer that connected may take to say what it wants.
 const FIRST_WORD_WITHIN: Duration = Duration::from_secs(1);
 
@@ -43,9 +45,22 @@ pub fn give_back(socket: impl AsFd, device: impl AsFd, record: &Record) -> Resul
 }
 
 /// The holder's side: waits on `listener` until `deadline` for a daemon (see `protocol::accept`) that gives back the mount `connection`.
-/// `None`: nobody did. Whoever asks anything else meanwhile is refused, and may try again later.
-pub fn wait(listener: &OwnedFd, connection: ConnectionId, peer_uid: Option<u32>, deadline: Instant) -> io::Result<Option<GivenBack>> {
-    while is_readable(listener, deadline)? {
+/// `None`: nobody did, or `is_hopeless`, which is asked several times a second, says that nobody will. Whoever asks anything else meanwhile is
+/// refused, and may try again later.
+pub fn wait(
+    listener: &OwnedFd,
+    connection: ConnectionId,
+    peer_uid: Option<u32>,
+    deadline: Instant,
+    is_hopeless: impl Fn() -> bool,
+) -> io::Result<Option<GivenBack>> {
+    loop {
+        if !is_readable(listener, deadline.min(Instant::now() + LOOK_EVERY))? {
+            if Instant::now() >= deadline || is_hopeless() {
+                return Ok(None);
+            }
+            continue;
+        }
         let (peer, pid) = protocol::accept(listener, peer_uid)?;
         match take(&peer, pid, connection) {
             Ok(taken) => return Ok(Some(GivenBack { peer, ..taken })),
@@ -56,7 +71,6 @@ pub fn wait(listener: &OwnedFd, connection: ConnectionId, peer_uid: Option<u32>,
             }
         }
     }
-    Ok(None)
 }
 
 fn take(peer: &OwnedFd, pid: u32, connection: ConnectionId) -> Result<GivenBack, String> {

@@ -72,7 +72,7 @@ impl Volumes for Service {
     }
 
     async fn stat(&self, request: Request<wire::VolumeRef>) -> Result<Response<wire::VolumeStat>, Status> {
-        let (_, served) = self.find(request.get_ref())?;
+        let (uid, served) = self.find(request.get_ref())?;
         let statistics = served.dataset.fs.statistics();
         let mut abnormal = Vec::new();
         if let Some(error) = served.dataset.refresh.error() {
@@ -83,6 +83,7 @@ impl Volumes for Service {
             files: statistics.files + statistics.directories,
             cached_bytes: served.coverage.held().bytes,
             abnormal,
+            mounted: Some(self.0.mounts.is_mounted(&uid)),
         }))
     }
 

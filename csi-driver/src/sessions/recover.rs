@@ -3,7 +3,8 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use forebay_mounter::device::ConnectionId;
 use forebay_mounter::{abort, device};
@@ -13,6 +14,11 @@ use crate::locks::Held;
 use crate::session::{self, Session};
 use crate::target;
 use crate::volume::Uid;
+
+/// Between two looks whether any node has the mount.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// So many in a row find nobody: one that is ending has closed its socket already, and may give the mount back within a second.
+const WITHOUT_HOLDER_LOOKS: u32 = 5;
 
 impl Sessions {
     /// Locks what the process before has left, and aborts what no record tells of. To be called before any request is answered.
@@ -41,11 +47,13 @@ impl Sessions {
     async fn recover_one(self: Arc<Self>, turn: Held<Uid>, deadline: Instant) {
         let uid = turn.key().clone();
         let common = self.common.clone();
+        let hopeless = Arc::new(AtomicBool::new(false));
+        let looks = tokio::spawn(Arc::clone(&self).look_for_holders(uid.clone(), Arc::clone(&hopeless)));
         let resumed = blocking(move || {
             let uid = turn.key();
             let mounted = device::connection(&common.places.mount_point(uid)).ok();
             let session = match common.places.read(uid).filter(|record| Some(record.connection) == mounted) {
-                Some(record) => Session::resume(&common, uid, &record, deadline),
+                Some(record) => Session::resume(&common, uid, &record, deadline, &hopeless),
                 None => Ok(None),
             };
             match session {
@@ -60,6 +68,7 @@ impl Sessions {
             Ok((turn, None))
         })
         .await;
+        looks.abort();
         match resumed {
             Ok((_turn, Some(session))) => {
                 tracing::info!(dataset = session.name, "the mount was given back by its node");
@@ -70,6 +79,17 @@ impl Sessions {
             Ok((_turn, None)) => {}
             Err(error) => tracing::error!(%error, %uid, "a session can't be taken back"),
         }
+    }
+
+    /// Says in `hopeless` when no node of this machine has the mount: as when it died together with the driver, and new pods wait for this end.
+    async fn look_for_holders(self: Arc<Self>, uid: Uid, hopeless: Arc<AtomicBool>) {
+        let mut without = 0;
+        while without < WITHOUT_HOLDER_LOOKS {
+            tokio::time::sleep(LOOK_EVERY).await;
+            without = if self.common.nodes.may_hold(&uid).await { 0 } else { without + 1 };
+        }
+        tracing::info!(%uid, "no cache node has this mount any more");
+        hopeless.store(true, Ordering::Relaxed);
     }
 
     /// Aborts what is shown to pods and no record tells of: a read there would wait for nobody.

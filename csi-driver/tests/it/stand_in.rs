@@ -84,7 +84,7 @@ impl Volumes for Service {
     }
 
     async fn stat(&self, _: Request<wire::VolumeRef>) -> Result<Response<wire::VolumeStat>, Status> {
-        Ok(Response::new(wire::VolumeStat { bytes: FILE_BYTES as u64, files: 1, cached_bytes: 0, abnormal: Vec::new() }))
+        Ok(Response::new(wire::VolumeStat { bytes: FILE_BYTES as u64, files: 1, cached_bytes: 0, abnormal: Vec::new(), mounted: None }))
     }
 
     async fn report(&self, _: Request<wire::ReportRequest>) -> Result<Response<wire::ReportReply>, Status> {

@@ -103,7 +103,7 @@ fn a_mount_is_given_back_to_the_next_holder() {
         assert!(matches!(give_back(&another, &daemon, &record), Ok(())), "repeated by the adopter");
         status
     });
-    let given = resume::wait(&listener, connection, None, in_a_while()).unwrap().expect("given back");
+    let given = resume::wait(&listener, connection, None, in_a_while(), || false).unwrap().expect("given back");
     let hold = Hold::resume(place.options(), given);
     serve(&hold, listener);
     let status = giver.join().unwrap();
@@ -130,7 +130,10 @@ fn another_device_a_closed_one_and_no_device_are_refused() {
     let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
     let refused = |result| matches!(result, Err(ProtocolError::Refused { .. }));
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| resume::wait(&listener, wanted, None, Instant::now() + Duration::from_secs(3)).unwrap().is_some());
+        let waiting = scope.spawn(|| {
+            let deadline = Instant::now() + Duration::from_secs(3);
+            resume::wait(&listener, wanted, None, deadline, || false).unwrap().is_some()
+        });
         let connect = || protocol::connect(&path).unwrap();
         assert!(refused(give_back(connect(), &null, &record)), "not a fuse device");
         if std::fs::read_to_string(format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&device)))
@@ -145,6 +148,9 @@ fn another_device_a_closed_one_and_no_device_are_refused() {
         assert!(matches!(ask(&bare, &Request::GiveBack).0, Reply::Failed { .. }), "no descriptors");
         assert!(!waiting.join().unwrap(), "nothing was taken");
     });
+    let begin = Instant::now();
+    assert!(resume::wait(&listener, wanted, None, in_a_while(), || true).unwrap().is_none());
+    assert!(begin.elapsed() < Duration::from_secs(2), "nobody was waited for who won't come");
     other_hold.unmount().unwrap();
 }
 
