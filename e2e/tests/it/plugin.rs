@@ -48,6 +48,19 @@ fn the_plugin_tells_the_truth_and_sets_what_it_says() {
     assert!(forebay(None, &["status", "t", "-n", name]).unwrap().1.contains("FETCHED"));
     assert!(forebay(None, &["status", "-A"]).unwrap().1.contains("READ/s"));
 
+    // How a mount is answered, by the word of the node that answers it.
+    let load = Pod::load(name, "mode", Some("node1"), &Volume::Claim("t")).unwrap();
+    load.wait_running().unwrap();
+    let mounted = status(name);
+    let of = |node: &str| mounted["nodes"].as_array().into_iter().flatten().find(|row| row["node"] == node).map(|row| row["mount"].clone());
+    let mode = of("node1").unwrap();
+    println!("mount on node1: {mode}");
+    assert_eq!(mode["passthrough"] == true, mode["withoutPassthrough"] == "", "{mounted:#}");
+    assert_eq!(of("node2"), Some(Value::Null), "no pod there uses it: {mounted:#}");
+    let (code, text) = forebay(None, &["doctor", "t", "-n", name]).unwrap();
+    assert!(code == 0 && text.contains("note mounts: ") && text.contains("on node1"), "{text}");
+    load.finish(FILES).unwrap();
+
     // All but one folder leaves the cache.
     for line in ["pin t /d0", "free t /"] {
         let line: Vec<&str> = line.split(' ').chain(["-n", name]).collect();
