@@ -89,6 +89,15 @@ bench: release ## measure against a local folder; ROWS="steady walk" chooses row
 	$(FOREBAY_RELEASE)/forebay-bench suite --node $(FOREBAY_RELEASE)/forebay-node \
 		$(if $(SHORT),--short --clean --folder $(BENCH_FOLDER)-short --report $(BENCH_FOLDER)-short/report,--folder $(BENCH_FOLDER) --report docs) $(ROWS)
 
+SIMULATED_RUNS ?= 100
+.PHONY: simulate
+simulate: ## many nodes of one cache, simulated: whole nodes under faults, then placement and copies of 100 million blocks over 1,000; see docs/simulation.md
+	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-sim --bins
+	$(FOREBAY_RELEASE)/forebay-sim cluster --seed 1 --runs $(SIMULATED_RUNS)
+	$(FOREBAY_RELEASE)/forebay-sim cluster --seed 1001 --runs 2 --nodes 100 --files 10000 --reads 2000 --faults 120
+	$(FOREBAY_RELEASE)/forebay-sim cluster --seed 2001 --nodes 1000 --files 20000 --reads 200 --faults 30
+	$(FOREBAY_RELEASE)/forebay-sim scale --nodes 1000 --blocks 100000000
+
 .PHONY: demo
 demo: ## real images from an S3 server on loopback through a mount, cold and warm, every byte compared
 	bench/demo/run.sh

@@ -6,6 +6,10 @@
 //! Each node looks for what it lacks itself and brings it: so a block that many could give is brought once, nobody has to agree with anybody, and a
 //! node that comes back after a crash needs no other to remember what it missed.
 
+mod todo;
+
+pub use todo::{CopyTerms, Todo, todo};
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,7 +19,6 @@ use forebay_manifest::{Manifest, ManifestError};
 use forebay_peer::HoldsRequest;
 use forebay_wire::block::{BlockId, BlockIndex};
 use forebay_wire::id::NodeName;
-use forebay_wire::rule::LocalCopy;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -35,7 +38,7 @@ const _: () = assert!(BATCH <= forebay_peer::HOLDS_MAX);
 /// Blocks on their way at once. Fills have their own limits.
 const BLOCKS_MAX: usize = 8;
 /// What a pass brings or moves at most: an eighth of what a 10 GbE port carries, so that reads hardly notice it.
-const BYTES_PER_SECOND_MAX: u64 = 150_000_000;
+pub const BYTES_PER_SECOND_MAX: u64 = 150_000_000;
 /// Copies that could not be sent at a fill are found by their node after so long at most.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 /// After a list of nodes changed, what others didn't have yet is looked at again so soon, then ever later.
@@ -80,15 +83,6 @@ struct Row {
     todo: Todo,
 }
 
-enum Todo {
-    /// It is to be here and isn't: these may have it.
-    Bring { from: Vec<NodeName> },
-    /// It is here and needn't be, once all of these have it.
-    Drop { once: Vec<NodeName> },
-    /// It is here, and one of these is to have it.
-    Move { to: Vec<NodeName> },
-}
-
 /// What a row's nodes said.
 struct Asked {
     /// Best first.
@@ -117,14 +111,6 @@ impl Turn {
             open: AtomicU64::new(0),
             drained: Mutex::default(),
             step,
-        }
-    }
-}
-
-impl Todo {
-    fn nodes(&self) -> &[NodeName] {
-        match self {
-            Self::Bring { from: nodes } | Self::Drop { once: nodes } | Self::Move { to: nodes } => nodes,
         }
     }
 }
@@ -190,26 +176,10 @@ impl Copies {
         let changed = before.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &view));
         let store = self.fs.reader().store().clone();
         let todo = move |file: &FileObject, index: BlockIndex| {
-            let (block, min) = (BlockId { object: file.object.id, index }, file.copies.min);
-            let holders = view.holders(block, min);
+            let block = BlockId { object: file.object.id, index };
+            let terms = CopyTerms { min: file.copies.min, local_copy: file.local_copy };
             let is_here = store.contains(&file.object, index);
-            // Of one copy there is another only where the list was another.
-            if holders.own && !is_here && (min > 1 || changed && before.is_some()) {
-                // Who was to have it by the last list, and the next in rank, which stood in for who was away.
-                let mut from = view.holders(block, min + 1).others;
-                let former = before.iter().flat_map(|before| before.holders(block, min).others);
-                from.extend(former.filter(|name| view.has(name) && !holders.others.contains(name)));
-                let mut seen = HashSet::new();
-                from.retain(|name| seen.insert(name.clone()));
-                return Some(Todo::Bring { from });
-            }
-            let was_own = before.as_ref().is_some_and(|before| before.holders(block, min).own);
-            let may_stay = match file.local_copy {
-                LocalCopy::Always => true,
-                LocalCopy::Hot => !was_own,
-                LocalCopy::Never => false,
-            };
-            (is_here && !holders.own && changed && !may_stay).then_some(Todo::Drop { once: holders.others })
+            todo::todo(&view, before.as_deref(), changed, block, terms, is_here)
         };
         let turn = Turn::new(None);
         let metrics = &self.fs.reader().fill().metrics().copies;

@@ -123,6 +123,11 @@ impl View {
         }
     }
 
+    /// Who is ranked how for each block.
+    pub fn placement(&self) -> &Arc<Placement> {
+        &self.placement
+    }
+
     /// Whether this node shares blocks with one of that name.
     pub fn has(&self, name: &NodeName) -> bool {
         self.placement.find(name).is_some()

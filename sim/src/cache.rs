@@ -1,6 +1,7 @@
 //! The nodes of one cache: real ones, over the simulated network and source, each with a store of its own on a disk of memory.
 //! Knows how a node is started, killed and told who the others are. Does not know when, or what is read.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::census::Census;
 use crate::data::{BLOCK_BYTES, Data};
 use crate::net::{Net, Seen};
 use crate::origin::Origin;
@@ -63,6 +65,7 @@ pub(crate) struct Cache {
     folder: TempDir,
     terms: Terms,
     places: Mutex<Vec<Place>>,
+    pub(crate) census: Census,
     begun: Instant,
     /// Who is to be in the cache, by number.
     pub(crate) members: Mutex<Vec<usize>>,
@@ -99,6 +102,7 @@ impl Cache {
             folder,
             terms,
             places: Mutex::default(),
+            census: Census::default(),
             begun: Instant::now(),
             members: Mutex::default(),
         }))
@@ -121,6 +125,19 @@ impl Cache {
     pub(crate) fn running(&self) -> Vec<usize> {
         let places = self.places.lock();
         self.members.lock().iter().copied().filter(|number| places[*number].alive.is_some()).collect()
+    }
+
+    /// The nodes that run, and the numbers of those that don't and have a disk.
+    pub(crate) fn by_name(&self) -> (HashMap<String, (usize, Alive)>, Vec<usize>) {
+        let places = self.places.lock();
+        let (mut running, mut away) = (HashMap::new(), Vec::new());
+        for (number, place) in places.iter().enumerate() {
+            match &place.alive {
+                Some(alive) => drop(running.insert(name(number).to_string(), (number, alive.clone()))),
+                None => away.push(number),
+            }
+        }
+        (running, away)
     }
 
     /// Of the simulation, since its begin.
@@ -215,6 +232,8 @@ impl Cache {
 
     /// Empties the disk of a node that doesn't run.
     pub(crate) fn wipe(&self, number: usize) -> Result<()> {
+        self.census.take(self);
+        self.census.forget(number);
         let folder = self.places.lock()[number].folder.clone();
         if folder.exists() {
             std::fs::remove_dir_all(&folder).with_context(|| format!("empty the disk of node {number}"))?;

@@ -5,6 +5,7 @@
 //! Start at `trial`, one run of whole nodes with faults, and at `scale`, placement and copies over a thousand nodes.
 
 mod cache;
+mod census;
 mod chance;
 mod cli;
 mod data;

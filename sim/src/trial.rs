@@ -40,10 +40,10 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    fn line(&mut self, line: &str) {
+    pub(crate) fn line(&mut self, line: &str) {
         let _ = writeln!(self.text, "{line}");
     }
-    fn demand(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    pub(crate) fn demand(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             self.wrong.push(what());
         }
@@ -91,7 +91,11 @@ pub(crate) async fn run(seed: u64, size: Size) -> Result<Report> {
     let until = Instant::now() + size.faults;
     let (seen, done) = {
         let readers = load::keep_reading(&cache, &all, until + Duration::from_secs(5), 400, seed);
-        let (seen, done) = tokio::join!(readers, faults::rage(&cache, until, &chance));
+        let raging = async { tokio::join!(readers, faults::rage(&cache, until, &chance)) };
+        let (seen, done) = tokio::select! {
+            both = raging => both,
+            () = cache.census.keep_taking(&cache) => unreachable!("it never ends"),
+        };
         (seen, done?)
     };
     raged(&cache, &seen, done, before, &mut report);
@@ -105,6 +109,8 @@ pub(crate) async fn run(seed: u64, size: Size) -> Result<Report> {
     let reasons = judge.again().into_iter().map(|(reason, count)| format!("{reason:?} {}", count - again.get(&reason).unwrap_or(&0)));
     report.line(&format!("blocks read again, by the reason: {}", reasons.collect::<Vec<_>>().join(", ")));
     report.wrong.extend(judge.complaints());
+    cache.census.take(&cache);
+    report.wrong.extend(cache.census.complaints());
     let (connections, bytes) = cache.net.totals();
     report.line(&format!(
         "network: {connections} connections, {bytes} bytes; {:.1} s in the simulation's time",

@@ -47,7 +47,8 @@ impl PeerIndex {
     fn at(position: usize) -> Self {
         Self(u16::try_from(position).expect("a placement has at most PEERS_MAX nodes"))
     }
-    fn position(self) -> usize {
+    /// In `Placement::peers`.
+    pub fn position(self) -> usize {
         usize::from(self.0)
     }
 }
