@@ -73,7 +73,10 @@ pub(crate) fn copy_all(endpoint: &str, bucket: &str, keys: &[(String, u64)], par
     Ok(Pass { units: keys.len() as u64, bytes, elapsed, cpu, ..Pass::default() })
 }
 
-async fn copier(client: Client, bucket: String, copied: Arc<(Vec<(String, u64)>, AtomicUsize, PathBuf)>) -> Result<()> {
+/// What copiers share: keys with sizes, the next one, and where they go.
+type Copied = Arc<(Vec<(String, u64)>, AtomicUsize, PathBuf)>;
+
+async fn copier(client: Client, bucket: String, copied: Copied) -> Result<()> {
     let (keys, next, folder) = &*copied;
     while let Some((key, size)) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
         let path = folder.join(key);

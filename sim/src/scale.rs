@@ -316,6 +316,6 @@ fn memory(now: &Epoch, blocks: u64, report: &mut Report) {
         "memory of a node, computed: {} MiB of ranks when all slots were asked for, {} KiB of names and addresses; 12 bytes for each of {held} blocks, {} KiB",
         table >> 20,
         list >> 10,
-        held * 12 >> 10
+        (held * 12) >> 10
     ));
 }

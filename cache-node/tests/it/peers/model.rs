@@ -187,12 +187,12 @@ impl World {
         let limits = PeerLimits { connect: millis(500), silence: millis(500), hedge_min: millis(20), ..PeerLimits::default() };
         let start = || {
             let towards = Towards { limits, take_over: millis(100), ..Towards::default() };
-            Node::start_towards(config(), Eviction::S3Fifo, tokio::runtime::Handle::current(), towards)
+            Node::start_towards(config(), Eviction::S3Fifo, tokio::runtime::Handle::current(), towards).map_err(Box::new)
         };
         // The one that was stopped in this very process may not have let go of its folder yet.
         let mut node = start();
         for _ in 0..100 {
-            if !matches!(node, Err(NodeError::Store(StoreError::InUse { .. }))) {
+            if !node.as_ref().is_err_and(|error| matches!(**error, NodeError::Store(StoreError::InUse { .. }))) {
                 break;
             }
             tokio::time::sleep(millis(50)).await;
