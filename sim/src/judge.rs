@@ -25,8 +25,6 @@ pub(crate) enum Reason {
     /// Those who have it were silent, cut off, slow or started again a moment ago, or the reader was, or whoever asked the reader to stand in for them;
     /// or the reader bypasses them.
     Troubled,
-    /// Of copies a node asks only one time in sixteen after it asked many times in vain: `fill/bring.rs`, `HOPELESS_AFTER`.
-    Hopeless,
     /// None of these.
     Doubled,
 }
@@ -82,9 +80,9 @@ impl Judge {
         let named = name(other);
         let (before, after) = view.order(block);
         let is_own = view.holders(block, 1).own;
-        let copies = self.cache.copies_min();
         let is_asked = match is_own {
-            true => !is_flying && view.holders(block, copies).others.contains(&named),
+            // What is its own it reads from the source, whoever has a copy: `copies` brings those.
+            true => false,
             // A node that isn't ranked asks all who are; one that is, those before it. Who is asked second only gives what it has.
             false => before.contains(&named) && (!is_flying || before.first() == Some(&named) || after.is_empty()),
         };
@@ -99,7 +97,6 @@ impl Judge {
         let is_troubled = stands_in || [reader, other].into_iter().any(|node| self.cache.is_troubled(node));
         match () {
             () if is_bypassed || is_troubled || net.is_cut(reader, other) || net.is_cut(other, reader) => Reason::Troubled,
-            () if is_own => Reason::Hopeless,
             () => Reason::Doubled,
         }
     }
