@@ -94,8 +94,8 @@ SIMULATED_RUNS ?= 100
 simulate: ## many nodes of one cache, simulated: whole nodes under faults, then placement and copies of 100 million blocks over 1,000; see docs/simulation.md
 	CARGO_TARGET_DIR=$(RELEASE_TARGET) $(CARGO) build --release --locked -p forebay-sim --bins
 	$(FOREBAY_RELEASE)/forebay-sim cluster --seed 1 --runs $(SIMULATED_RUNS)
-	$(FOREBAY_RELEASE)/forebay-sim cluster --seed 1001 --runs 2 --nodes 100 --files 10000 --reads 2000 --faults 120
-	$(FOREBAY_RELEASE)/forebay-sim cluster --seed 2001 --nodes 1000 --files 20000 --reads 200 --faults 30
+	$(FOREBAY_RELEASE)/forebay-sim cluster --seed 1001 --runs 2 --nodes 100 --files 4000 --reads 400 --faults 60
+	$(FOREBAY_RELEASE)/forebay-sim cluster --seed 2001 --nodes 1000 --files 20000 --reads 60 --faults 20
 	$(FOREBAY_RELEASE)/forebay-sim scale --nodes 1000 --blocks 100000000
 
 .PHONY: demo
