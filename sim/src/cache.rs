@@ -157,6 +157,9 @@ impl Cache {
     pub(crate) fn settle_trouble(&self, number: usize, until: Instant) {
         self.places.lock()[number].troubled_until = until;
     }
+    pub(crate) fn copies_min(&self) -> u32 {
+        self.terms.copies_min
+    }
 
     fn list(&self) -> Vec<PeerNode> {
         let row = |number: &usize| PeerNode { name: name(*number), address: address(*number), weight: None, zone: None, rack: None };
