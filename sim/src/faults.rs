@@ -40,7 +40,9 @@ pub(crate) async fn rage(cache: &Arc<Cache>, until: Instant, chance: &Chance) ->
         info!(at = cache.seconds(), number, what, "something goes wrong");
         match what {
             0 | 1 if may_go => restart(cache, number, chance, &mut done).await?,
-            2 if may_go => lose(cache, number, chance, &mut done).await?,
+            2 if may_go => {
+                lose(cache, number, chance, &mut done).await?;
+            }
             3 => join(cache, chance, &mut done).await?,
             4 if may_go => drain(cache, number, chance, &mut done).await?,
             5 => partition(cache, &running, chance, &mut done).await,
@@ -67,15 +69,17 @@ async fn restart(cache: &Arc<Cache>, number: usize, chance: &Chance, done: &mut 
     Ok(())
 }
 
-/// Its machine is gone, with the disk; after a while the others are told so.
-pub(crate) async fn lose(cache: &Arc<Cache>, number: usize, chance: &Chance, done: &mut Done) -> Result<()> {
+/// Its machine is gone, with the disk; after a while the others are told so. When they began to be told.
+pub(crate) async fn lose(cache: &Arc<Cache>, number: usize, chance: &Chance, done: &mut Done) -> Result<Instant> {
     done.losses += 1;
     cache.trouble(number, Instant::now() + Duration::from_secs(3600));
     cache.kill(number, true).await?;
     cache.wipe(number)?;
     sleep(chance.millis(1000, 20_000)).await;
     cache.members.lock().retain(|member| *member != number);
-    tell_all(cache, chance).await
+    let told_at = Instant::now();
+    tell_all(cache, chance).await?;
+    Ok(told_at)
 }
 
 async fn join(cache: &Arc<Cache>, chance: &Chance, done: &mut Done) -> Result<()> {

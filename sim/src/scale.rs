@@ -98,6 +98,8 @@ struct Change {
     dropped: u64,
     /// Blocks of which no node has a copy any more.
     lost: u64,
+    /// Copies that are gone or have to be on a node that joined.
+    must: u64,
     /// The most that one node brought, in blocks.
     most: u64,
     looked_at: u64,
@@ -161,6 +163,7 @@ impl Scale {
         report: &mut Report,
     ) -> Result<Epoch> {
         self.members.retain(|number| !lost.contains(number));
+        let first_new = self.next;
         for _ in 0..joined {
             self.members.push(self.next);
             self.next += 1;
@@ -171,7 +174,8 @@ impl Scale {
         // Where the first nodes are the same, nobody has anything to do; a sample shows that the decisions say so too.
         let is_moved = |slot: Slot| !before.first(slot, COPIES).eq(after.first(slot, COPIES));
         let moved: Vec<bool> = (0..Slot::COUNT).filter_map(Slot::new).map(is_moved).collect();
-        let (mut change, mut by_node) = (Change::default(), vec![0_u64; usize::from(self.next)]);
+        let mut change = Change { must: had, ..Change::default() };
+        let mut by_node = vec![0_u64; usize::from(self.next)];
         for number in 0..self.blocks {
             let block = block(self.seed, number);
             let slot = Slot::of(block);
@@ -192,26 +196,24 @@ impl Scale {
             report.demand(is_moved || did == (0, 0), || format!("{what}: block {number} moved, though its nodes are the same"));
             let wanted: HashSet<u16> = after.first(slot, COPIES).collect();
             report.demand(wanted == have.iter().copied().collect(), || format!("{what}: block {number} is on {have:?}, not on {wanted:?}"));
+            change.must += wanted.iter().filter(|node| **node >= first_new).count() as u64;
             holdings.set(number, &have);
         }
         change.most = by_node.iter().max().copied().unwrap_or(0);
-        self.tell(what, &change, had, joined, report);
+        tell(what, &change, report);
         Ok(after)
     }
+}
 
-    fn tell(&self, what: &str, change: &Change, had: u64, joined: usize, report: &mut Report) {
-        let Change { brought, dropped, lost, most, looked_at } = *change;
-        let copies = self.blocks as f64 * COPIES as f64;
-        // What must move: the copies that are gone, or the part of all that is now the new nodes'.
-        let must = had as f64 + copies * joined as f64 / self.members.len() as f64;
-        let part = (brought + lost * COPIES as u64) as f64 / must.max(1.0);
-        let recovered = Duration::from_secs_f64(most as f64 * BLOCK_BYTES as f64 / BYTES_PER_SECOND_MAX as f64);
-        let mut text = format!("{what}: {brought} blocks brought ({part:.3} of what must move), {dropped} dropped");
-        let _ = write!(text, ", {lost} had no copy left; {looked_at} were looked at");
-        let _ = write!(text, "; at most {most} by one node, computed {:.0} s at {BYTES_PER_SECOND_MAX} bytes/s", recovered.as_secs_f64());
-        report.line(&text);
-        report.demand(part <= 1.1, || format!("{what}: {brought} blocks were brought, where {must:.0} must move"));
-    }
+fn tell(what: &str, change: &Change, report: &mut Report) {
+    let Change { brought, dropped, lost, must, most, looked_at } = *change;
+    let part = (brought + lost * COPIES as u64) as f64 / must.max(1) as f64;
+    let recovered = Duration::from_secs_f64(most as f64 * BLOCK_BYTES as f64 / BYTES_PER_SECOND_MAX as f64);
+    let mut text = format!("{what}: {brought} blocks brought ({part:.3} of what must move), {dropped} dropped");
+    let _ = write!(text, ", {lost} had no copy left; {looked_at} were looked at");
+    let _ = write!(text, "; at most {most} by one node, computed {:.0} s at {BYTES_PER_SECOND_MAX} bytes/s", recovered.as_secs_f64());
+    report.line(&text);
+    report.demand(part <= 1.1, || format!("{what}: {brought} blocks were brought, where {must} must move"));
 }
 
 /// Lets all nodes that have to do with a block decide and act, until nobody has anything to do; how often it was brought and dropped.

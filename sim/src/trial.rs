@@ -83,7 +83,7 @@ pub(crate) async fn run(seed: u64, size: Size) -> Result<Report> {
     }
     cold(&cache, &all, size, &chance, &mut report).await;
     if terms.copies_min > 1 {
-        in_place(&cache, "copies of what was read", &mut report).await;
+        in_place(&cache, "copies of what was read", Instant::now(), &mut report).await;
         lose_one(&cache, &chance, &mut report).await?;
     }
     let before = cache.origin.totals();
@@ -102,7 +102,7 @@ pub(crate) async fn run(seed: u64, size: Size) -> Result<Report> {
     sleep(AFTERMATH).await;
     faults::tell_all(&cache, &chance).await?;
     if terms.copies_min > 1 {
-        in_place(&cache, "copies after the faults", &mut report).await;
+        in_place(&cache, "copies after the faults", Instant::now(), &mut report).await;
     }
     sleep(AFTERMATH * 2).await;
     calm(&cache, size, &chance, &judge, &mut report).await;
@@ -186,8 +186,7 @@ fn lacking(cache: &Cache) -> (u64, u64) {
 }
 
 /// Waits until each block that some node has is on all nodes that are to have it.
-async fn in_place(cache: &Arc<Cache>, what: &str, report: &mut Report) -> Duration {
-    let begin = Instant::now();
+async fn in_place(cache: &Arc<Cache>, what: &str, begin: Instant, report: &mut Report) -> Duration {
     let left = loop {
         let (left, _) = lacking(cache);
         if left == 0 || begin.elapsed() > IN_PLACE_WITHIN {
@@ -227,8 +226,9 @@ async fn lose_one(cache: &Arc<Cache>, chance: &Chance, report: &mut Report) -> R
         metrics.peer_bytes.get() + metrics.copies.sent_bytes.get()
     });
     let before = moved(cache) - own;
-    faults::lose(cache, number, chance, &mut done).await?;
-    let took = in_place(cache, "a node lost", report).await;
+    // Each node is told at another moment, within two seconds: that is part of it.
+    let told_at = faults::lose(cache, number, chance, &mut done).await?;
+    let took = in_place(cache, "a node lost", told_at, report).await;
     let (moved, again) = (moved(cache) - before, cache.origin.totals().bytes - source);
     let part = moved as f64 / had.max(1) as f64;
     report.line(&format!(
