@@ -31,6 +31,7 @@ pub(crate) struct Size {
 const IN_PLACE_WITHIN: Duration = Duration::from_secs(3600);
 /// What is moved when a node is lost, over what it had.
 const MOVED_MAX: f64 = 1.1;
+const ON_ITS_WAY_BYTES: f64 = 65_536.0;
 
 /// What a run found, in words; and what is wrong.
 #[derive(Default)]
@@ -236,7 +237,9 @@ async fn lose_one(cache: &Arc<Cache>, chance: &Chance, report: &mut Report) -> R
         left.len(),
         took.as_secs_f64()
     ));
-    report.demand(part <= MOVED_MAX, || format!("a node lost: {moved} bytes were moved where it had {had}"));
+    // Beside that a copy that was being handed down when counting began, which is one block at most of so few nodes.
+    let moved_max = MOVED_MAX * had as f64 + ON_ITS_WAY_BYTES;
+    report.demand(moved as f64 <= moved_max, || format!("a node lost: {moved} bytes were moved where it had {had}"));
     report.demand(again == 0, || format!("a node lost: {again} bytes came from the source, though there were copies"));
     Ok(())
 }
