@@ -203,21 +203,6 @@ impl Node {
         Ok(())
     }
 
-    /// Ends it as a machine that is lost does: holder and daemon at once, by SIGKILL. What is left of the mount is taken away.
-    pub(super) fn kill(&mut self) -> Result<()> {
-        let pids = self.pids();
-        ensure!(!pids.is_empty(), "{} tells no process", self.mount_point().display());
-        // The holder last in the list would start another daemon.
-        for pid in pids.iter().rev() {
-            let pid = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw).context("a pid is positive")?;
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).context("kill a process of a mount")?;
-        }
-        self.mounted = false;
-        let status = Command::new("umount").arg("-l").arg(self.mount_point()).status().context("start umount")?;
-        ensure!(status.success(), "umount -l {}: {status}", self.mount_point().display());
-        Ok(())
-    }
-
     fn remove_caches_aside(&self) -> Result<()> {
         for number in 0..self.aside {
             let aside = self.folder.join(format!("{ASIDE}{number}"));
