@@ -200,7 +200,7 @@ pub(crate) fn run() -> Result<()> {
         }
         Command::Suite(SuiteArgs { rows, node, folder, report, short, clean }) => {
             if clean {
-                suite::clean(&folder)?;
+                suite::earlier::clean(&folder)?;
             }
             std::fs::create_dir_all(&folder)?;
             suite::run(suite::Options { node_binary: node, folder: folder.canonicalize()?, report, rows, short })

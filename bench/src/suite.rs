@@ -1,14 +1,14 @@
 //! Every row of the bench, end to end: data, S3 server, mount, both sides in turns, a line in the report.
 //! Knows which measure is taken how. Does not know the inside of the node.
 
+pub(crate) mod earlier;
 mod group;
 pub(crate) mod node;
 mod rows;
 mod server;
 pub(crate) mod side;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -106,6 +106,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let scale = if options.short { Scale::short() } else { Scale::full() };
     let wanted: Vec<&Group> = rows::ALL.iter().filter(|group| group.is_wanted(&options.rows)).collect();
     ensure!(!wanted.is_empty(), "no row begins with one of {:?}; there are: {}", options.rows, rows::names());
+    earlier::detach_mounts(&options.folder)?;
     let mut suite = Suite::start(options, scale, &wanted)?;
     let (mut failures, mut times) = (Vec::new(), Vec::new());
     for group in wanted {
@@ -303,19 +304,4 @@ fn commit() -> String {
     git(&["rev-parse", "--short=12", "HEAD"])
         .map(|commit| if dirty { commit + "+" } else { commit })
         .unwrap_or_else(|| "unknown".to_owned())
-}
-
-/// Removes the data, caches and nodes of earlier runs below `folder`.
-pub(crate) fn clean(folder: &Path) -> Result<()> {
-    for part in ["buckets", "nodes", "endpoint"] {
-        let path = folder.join(part);
-        let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        match gone {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("remove {}", path.display()));
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-    Ok(())
 }

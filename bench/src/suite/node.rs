@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use super::earlier;
 use super::group::Group;
 use crate::measure::{self, Memory};
 use crate::serve;
@@ -158,10 +159,7 @@ impl Node {
     /// `unmount` answers when the mount is gone; one that answers earlier is told, and doesn't cost the rows that follow.
     fn wait_gone(&self) -> Result<()> {
         let place = self.mount_point();
-        let is_there = || -> Result<bool> {
-            let mounts = fs::read_to_string("/proc/mounts").context("read /proc/mounts")?;
-            Ok(mounts.lines().filter_map(|line| line.split(' ').nth(1)).any(|at| Path::new(at) == place))
-        };
+        let is_there = || -> Result<bool> { Ok(earlier::mounts_below(&place)?.contains(&place)) };
         let begin = Instant::now();
         if !is_there()? {
             return Ok(());
@@ -200,6 +198,21 @@ impl Node {
         fs::rename(&cache, &aside).with_context(|| format!("put {} aside", cache.display()))?;
         self.aside += 1;
         fs::create_dir_all(&cache)?;
+        Ok(())
+    }
+
+    /// Ends it as a machine that is lost does: holder and daemon at once, by SIGKILL. What is left of the mount is taken away.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        let pids = self.pids();
+        ensure!(!pids.is_empty(), "{} tells no process", self.mount_point().display());
+        // The holder last in the list would start another daemon.
+        for pid in pids.iter().rev() {
+            let pid = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw).context("a pid is positive")?;
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).context("kill a process of a mount")?;
+        }
+        self.mounted = false;
+        let status = Command::new("umount").arg("-l").arg(self.mount_point()).status().context("start umount")?;
+        ensure!(status.success(), "umount -l {}: {status}", self.mount_point().display());
         Ok(())
     }
 
