@@ -83,10 +83,11 @@ $(CARGO_FUZZ):
 
 BENCH_FOLDER ?= $(CACHE_HOME)/forebay-bench
 ROWS ?=
-# With SHORT=1 the report goes beside the data: figures of a small run are not for the docs.
+# With SHORT=1 figures don't count: the debug build is there already, and the report goes beside the data, not into the docs.
+BENCH_PROGRAMS := $(if $(SHORT),$(CURDIR)/target/debug,$(FOREBAY_RELEASE))
 .PHONY: bench
-bench: release ## measure against a local folder; ROWS="steady walk" chooses rows, SHORT=1 is small and only checks that ratios come out
-	$(FOREBAY_RELEASE)/forebay-bench suite --node $(FOREBAY_RELEASE)/forebay-node \
+bench: $(if $(SHORT),build,release) ## measure against a local folder; ROWS="steady walk" chooses rows, SHORT=1 is small and only checks that ratios come out
+	$(BENCH_PROGRAMS)/forebay-bench suite --node $(BENCH_PROGRAMS)/forebay-node \
 		$(if $(SHORT),--short --clean --folder $(BENCH_FOLDER)-short --report $(BENCH_FOLDER)-short/report,--folder $(BENCH_FOLDER) --report docs) $(ROWS)
 
 SIMULATED_RUNS ?= 100

@@ -1,7 +1,7 @@
 //! Turns the proto files into Rust, without the protoc program.
 
 /// What `forebay-node report` prints as JSON and `kubectl forebay` reads. Nothing that travels towards a node: secrets do.
-const REPORTED: [&str; 11] = [
+const REPORTED: [&str; 12] = [
     ".forebay.volume.v1alpha1.ReportReply",
     ".forebay.control.v1alpha1.SyncReply",
     ".forebay.control.v1alpha1.ObservedDataset",
@@ -9,6 +9,7 @@ const REPORTED: [&str; 11] = [
     ".forebay.node.v1alpha1.DatasetStatus",
     ".forebay.node.v1alpha1.ManifestStatus",
     ".forebay.node.v1alpha1.MountStatus",
+    ".forebay.node.v1alpha1.NodeCoverage",
     ".forebay.node.v1alpha1.ListingStatus",
     ".forebay.node.v1alpha1.PreloadProgress",
     ".forebay.node.v1alpha1.FailedFile",

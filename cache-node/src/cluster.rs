@@ -3,7 +3,6 @@
 //! Invariant: a data set goes on being served by the last spec that could be understood, also without the operator, also after a restart.
 
 mod certificate;
-mod coverage;
 mod desired_file;
 mod mounts;
 mod reports;
@@ -36,7 +35,6 @@ use crate::fill::chain;
 use crate::node::{Change, Dataset, Node, NodeError, Towards};
 use crate::{control, metrics};
 use certificate::Certificate;
-use coverage::Coverage;
 use desired_file::DesiredFile;
 use mounts::Mounts;
 use reports::Reports;
@@ -130,7 +128,6 @@ impl State {
 struct Served {
     dataset: Arc<Dataset>,
     accesses: Vec<SourceAccess>,
-    coverage: Arc<Coverage>,
     /// Nobody wants it any more; it goes when its mount does.
     is_leaving: bool,
 }
@@ -339,10 +336,9 @@ impl Cluster {
         let (node, given, mount) = (self.node.clone(), accesses.clone(), PathBuf::from(&uid));
         let added = tokio::task::spawn_blocking(move || node.add_given(spec, &mount, &given));
         let dataset = added.await.map_err(|_| NodeError::Stopping)??;
-        let coverage = Arc::new(Coverage::default());
-        tokio::spawn(coverage.clone().follow(dataset.clone()));
+        tokio::spawn(dataset.clone().keep_counted());
         info!(dataset = name, uid, "serving");
-        self.state.lock().served.insert(uid, Served { dataset, accesses, coverage, is_leaving: false });
+        self.state.lock().served.insert(uid, Served { dataset, accesses, is_leaving: false });
         Ok(())
     }
 }

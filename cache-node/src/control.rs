@@ -17,7 +17,7 @@ pub use server::{listen, serve};
 /// What `node` answers to the command line. Every method may be repeated.
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
-    async fn status(&self) -> NodeStatus;
+    async fn status(&self, scope: Scope) -> NodeStatus;
     /// Loads `paths` (all that the Dataset's preload names when empty) and yields progress until it is done; dropping the stream doesn't stop the load.
     async fn preload(&self, order: PreloadOrder) -> Result<BoxStream<'static, PreloadProgress>, ControlError>;
     /// Ends the load that goes on; what is loaded stays, and another `preload` goes on from there.
@@ -30,6 +30,15 @@ pub trait Control: Send + Sync + 'static {
     async fn refresh(&self) -> Result<(), ControlError>;
     /// Changes the log's directives while running.
     async fn set_log_level(&self, directives: &str) -> Result<(), ControlError>;
+}
+
+/// Whom a status tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What the process knows by itself.
+    Node,
+    /// Also what each node of the cache holds, which they are asked for.
+    Cache,
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -105,6 +114,30 @@ pub struct DatasetStatus {
     pub lacking_copies: u64,
     /// `None` while it isn't mounted.
     pub mount: Option<MountStatus>,
+    /// What each node of the cache holds, by name, this one among them; empty when nobody asked for it.
+    pub nodes: Vec<NodeCoverage>,
+}
+
+/// How much of a data set a node of the cache holds. A block is the own one of the node that is first in its rank; a file that of its first block.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCoverage {
+    pub node: String,
+    /// Why it isn't known; empty when it is.
+    pub unknown: String,
+    /// Own files whose own blocks are all there.
+    pub held_files: u64,
+    /// Of own blocks.
+    pub held_bytes: u64,
+    pub own_files: u64,
+    pub own_bytes: u64,
+    /// Of blocks that are other nodes' own.
+    pub copied_bytes: u64,
+    /// Copies that it is to have, that another node has, and that could not be brought yet.
+    pub lacking_copies: u64,
+    /// Of the list that it counted by.
+    pub term: u64,
+    pub sequence: u64,
 }
 
 impl DatasetStatus {

@@ -5,6 +5,7 @@
 //! `Node::stop` ends the tasks and makes the disk durable. What the command line asks is answered in `node/control.rs`.
 
 mod control;
+mod coverage;
 mod dataset;
 mod give;
 mod memory;

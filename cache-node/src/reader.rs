@@ -40,6 +40,17 @@ pub struct Reader {
 /// An object that leaves the store again and again before it is read is not waited for any longer.
 const STRICT_ATTEMPTS_MAX: u32 = 3;
 
+/// Bytes of an object that a node holds. A block is the own one of the node that is first in its rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Here {
+    /// In own blocks, held or not.
+    pub own: u64,
+    /// In own blocks that are held.
+    pub held: u64,
+    /// In blocks that are held and others' own.
+    pub copied: u64,
+}
+
 impl Reader {
     pub fn new(store: Arc<Store>, fill: Arc<Fill>, block_size: BlockSize) -> Self {
         Self { store, fill, block_size, windows: Windows::default(), metrics: ReaderMetrics::default(), strict: false }
@@ -87,15 +98,21 @@ impl Reader {
         self.held_bytes_of(object, (0..self.block_size.count(object.size)).map(forebay_wire::block::BlockIndex))
     }
 
-    /// Bytes of the object in blocks that are this node's own, and how many of them the store has.
-    pub fn own_bytes(&self, object: &forebay_wire::block::ObjectRef) -> (u64, u64) {
-        let count = self.block_size.count(object.size);
-        let own = |index: &u32| self.fill.owns(BlockId { object: object.id, index: BlockIndex(*index) });
-        let bytes = |index: u32| self.block_size.extent(BlockIndex(index), object.size).map_or(0, Extent::len);
-        (0..count).filter(own).fold((0, 0), |(own, held), index| {
-            let here = if self.store.contains(object, BlockIndex(index)) { bytes(index) } else { 0 };
-            (own + bytes(index), held + here)
-        })
+    /// How much of an object is here.
+    pub fn here(&self, object: &forebay_wire::block::ObjectRef) -> Here {
+        let mut here = Here::default();
+        for index in (0..self.block_size.count(object.size)).map(BlockIndex) {
+            let bytes = self.block_size.extent(index, object.size).map_or(0, Extent::len);
+            let is_held = self.store.contains(object, index);
+            match self.fill.owns(BlockId { object: object.id, index }) {
+                true => {
+                    here.own += bytes;
+                    here.held += if is_held { bytes } else { 0 };
+                }
+                false => here.copied += if is_held { bytes } else { 0 },
+            }
+        }
+        here
     }
 
     /// Bytes of some of its blocks that the store has.

@@ -52,7 +52,7 @@ impl Group {
 }
 
 /// `make bench ROWS="steady walk"` chooses by the beginnings of rows' names.
-pub(super) const ALL: [Group; 24] = [
+pub(super) const ALL: [Group; 25] = [
     Group { name: "cold-epoch", rows: &["cold-epoch", "cold-epoch-cpu"], data: &[Data::Small], measure: cold::epoch },
     Group { name: "cold-first-byte", rows: &["cold-first-byte"], data: &[Data::Small], measure: cold::first_byte },
     Group {
@@ -158,6 +158,7 @@ pub(super) const ALL: [Group; 24] = [
         measure: peers::random,
     },
     Group { name: "peers-preload", rows: &["peers-preload"], data: &[Data::Small, Data::Large], measure: events::preload },
+    Group { name: "peers-lost", rows: &["peers-lost-longest", "peers-lost-bytes"], data: &[Data::Small], measure: events::lost },
     Group { name: "memory-10m", rows: &["memory-10m", "memory-10m-group"], data: &[], measure: generated::memory },
 ];
 

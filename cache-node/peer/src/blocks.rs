@@ -5,7 +5,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use super::error::Refusal;
-use super::message::{FreeRequest, Freed, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest, StoreRequest};
+use super::message::{
+    Coverage, DatasetId, FreeRequest, Freed, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest, StoreRequest,
+};
 
 /// Bytes in order, in pieces of any size. Dropped when nobody wants the rest.
 pub type Body = BoxStream<'static, Result<Bytes, Refusal>>;
@@ -38,4 +40,6 @@ pub trait Blocks: Send + Sync + 'static {
     async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal>;
     /// Which of the blocks are here, in their order.
     async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal>;
+    /// How much of the data set is here; `None` while that isn't known yet.
+    async fn coverage(&self, dataset: DatasetId) -> Result<Option<Coverage>, Refusal>;
 }

@@ -56,16 +56,20 @@ impl Exchange {
         let asked_at = Instant::now();
         let is_last = kind != Kind::Store;
         let sent = timeout(peer.limits().silence, line.writer.send(kind, is_last, line.stream, payload)).await;
-        let failure = match sent {
+        match sent {
             Ok(Ok(())) => {
                 let place = Some(place);
-                return Ok(Self { peer, line: Some(line), place, asked_at, has_heard: false, deadline });
+                Ok(Self { peer, line: Some(line), place, asked_at, has_heard: false, deadline })
             }
-            Ok(Err(cause)) => PeerError::Broken { peer: peer.name().clone(), cause },
-            Err(_) => PeerError::Silent { peer: peer.name().clone(), after: peer.limits().silence },
-        };
-        peer.failed();
-        Err(failure)
+            Ok(Err(cause)) => {
+                peer.failed();
+                Err(PeerError::Broken { peer: peer.name().clone(), cause })
+            }
+            Err(_) => {
+                peer.fell_silent();
+                Err(PeerError::Silent { peer: peer.name().clone(), after: peer.limits().silence })
+            }
+        }
     }
 
     pub(crate) fn peer(&self) -> &Arc<Peer> {
@@ -136,7 +140,10 @@ impl Exchange {
 
     fn fail(&mut self, error: PeerError) -> PeerError {
         self.line = None;
-        self.peer.failed();
+        match &error {
+            PeerError::Silent { .. } => self.peer.fell_silent(),
+            _ => self.peer.failed(),
+        }
         error
     }
 

@@ -10,8 +10,11 @@ use tokio::time::sleep;
 
 use super::answer::{Answer, Event};
 use super::error::{PeerError, Refusal};
-use super::message::{ReadRequest, Want};
+use super::message::{DatasetId, ReadRequest, Want};
 use super::peers::Peers;
+
+/// The part of the longest silence after which the other ranks are asked for a sign of life.
+const SOUNDED_AFTER: u32 = 4;
 
 /// No peer gave all bytes.
 #[derive(Debug)]
@@ -36,16 +39,17 @@ impl Peers {
                 self.metrics().failovers.add(1);
             }
             rest.elsewhere = rank == 0 && rest.want == Want::Fill;
-            let Err(mut error) = self.fetch_rest(name, ranks.get(rank + 1), &mut rest, take).await else { return Ok(()) };
+            let others = &ranks[rank + 1..];
+            let Err(mut error) = self.fetch_rest(name, others, &mut rest, take).await else { return Ok(()) };
             if let (true, PeerError::Refused { refusal: Refusal::Elsewhere(other), .. }) = (rest.elsewhere, &error) {
                 self.metrics().sent_on.add(1);
                 let want = std::mem::replace(&mut rest.want, Want::Held);
                 rest.elsewhere = false;
-                if self.fetch_rest(other, None, &mut rest, take).await.is_ok() {
+                if self.fetch_rest(other, &[], &mut rest, take).await.is_ok() {
                     return Ok(());
                 }
                 rest.want = want;
-                match self.fetch_rest(name, ranks.get(rank + 1), &mut rest, take).await {
+                match self.fetch_rest(name, others, &mut rest, take).await {
                     Ok(()) => return Ok(()),
                     Err(again) => error = again,
                 }
@@ -63,7 +67,7 @@ impl Peers {
     async fn fetch_rest(
         &self,
         name: &NodeName,
-        next: Option<&NodeName>,
+        others: &[NodeName],
         rest: &mut ReadRequest,
         take: &mut (dyn FnMut(Bytes) + Send),
     ) -> Result<(), PeerError> {
@@ -72,7 +76,7 @@ impl Peers {
             at += bytes.len() as u64;
             take(bytes);
         };
-        let outcome = self.fetch_from(name, next, rest, &mut count).await;
+        let outcome = self.fetch_from(name, others, rest, &mut count).await;
         match (outcome, Extent::new(at, rest.extent.end())) {
             (Err(error), Some(left)) => {
                 rest.extent = left;
@@ -85,11 +89,18 @@ impl Peers {
     async fn fetch_from(
         &self,
         name: &NodeName,
-        next: Option<&NodeName>,
+        others: &[NodeName],
         request: &ReadRequest,
         take: &mut (dyn FnMut(Bytes) + Send),
     ) -> Result<(), PeerError> {
-        let (mut answer, mut event) = self.first_sign(self.read(name, request).await?, next, request).await?;
+        let peer = self.find(name).ok_or_else(|| PeerError::Unlisted { peer: name.clone() })?;
+        let signed = async { self.first_sign(self.read(name, request).await?, others.first(), request).await };
+        let (mut answer, mut event) = tokio::select! {
+            biased;
+            signed = signed => signed?,
+            error = peer.silence() => return Err(error),
+            error = self.sound_later(others, &request.block.dataset) => return Err(error),
+        };
         loop {
             match event {
                 Event::Waiting => {}
@@ -98,6 +109,13 @@ impl Peers {
             }
             event = answer.event().await?;
         }
+    }
+
+    /// Finds out about the other ranks while the first keeps silent: when several are away, they are so together, and a reader waits once. Never returns.
+    async fn sound_later(&self, others: &[NodeName], dataset: &DatasetId) -> PeerError {
+        sleep(self.limits().silence / SOUNDED_AFTER).await;
+        others.iter().filter_map(|name| self.find(name)).for_each(|peer| peer.sound(dataset));
+        std::future::pending().await
     }
 
     /// Waits for the first event of an answer, or for that of its competitor; whose it was goes on.

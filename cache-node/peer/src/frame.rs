@@ -45,12 +45,13 @@ pub enum Kind {
     ManifestHead = 10,
     Done = 11,
     Holds = 12,
+    Coverage = 13,
     /// The answer takes time, and whoever owes it lives. Empty.
     Waiting = 128,
 }
 
 impl Kind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Hello,
         Self::Welcome,
         Self::Error,
@@ -63,6 +64,7 @@ impl Kind {
         Self::ManifestHead,
         Self::Done,
         Self::Holds,
+        Self::Coverage,
         Self::Waiting,
     ];
 

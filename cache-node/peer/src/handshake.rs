@@ -31,8 +31,9 @@ impl Capabilities {
     pub const MANIFEST: Self = Self(4);
     pub const FREE: Self = Self(8);
     pub const HOLDS: Self = Self(16);
+    pub const COVERAGE: Self = Self(32);
     /// All that this release knows.
-    pub const ALL: Self = Self(31);
+    pub const ALL: Self = Self(63);
 
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

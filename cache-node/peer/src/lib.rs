@@ -26,7 +26,7 @@ pub use error::{ConnectError, PeerError, Refusal, SourceFailure, SourceFailureKi
 pub use fetch::Unfetched;
 pub use handshake::{Capabilities, Introduction};
 pub use message::{
-    BlockRef, DatasetId, FreeRequest, Freed, HOLDS_MAX, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest,
+    BlockRef, Coverage, DatasetId, FreeRequest, Freed, HOLDS_MAX, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest,
     StoreRequest, Want,
 };
 pub use metrics::{ClientMetrics, ServerMetrics};

@@ -143,6 +143,23 @@ pub struct HoldsRequest {
     pub blocks: Vec<(ObjectRef, BlockIndex)>,
 }
 
+/// How much of a data set a node holds. A block is the own one of the node that is first in its rank; a file that of its first block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Own files whose own blocks are all here.
+    pub held_files: u64,
+    /// Of own blocks.
+    pub held_bytes: u64,
+    pub own_files: u64,
+    pub own_bytes: u64,
+    /// Of blocks that are others' own, and are here too.
+    pub copied_bytes: u64,
+    /// Copies that the node is to have, that another node has, and that could not be brought yet.
+    pub lacking_copies: u64,
+    /// Term and sequence of the list that this was found by.
+    pub version: (u64, u64),
+}
+
 /// What was dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Freed {
@@ -309,6 +326,26 @@ impl HoldsRequest {
             block_of(object, object_size, index, size).map(|(object, _)| (object, BlockIndex(index)))
         });
         Ok(Self { dataset: dataset(&message.dataset)?, blocks: blocks.collect::<Result<_, _>>()? })
+    }
+}
+
+/// The question how much of a data set is held.
+pub(crate) fn encode_coverage_request(dataset: &DatasetId) -> Vec<u8> {
+    wire::CoverageRequest { dataset: dataset.0.to_string() }.encode_to_vec()
+}
+
+pub(crate) fn decode_coverage_request(payload: &[u8]) -> Result<DatasetId, Malformed> {
+    dataset(&decode::<wire::CoverageRequest>(payload)?.dataset)
+}
+
+impl Coverage {
+    pub(crate) fn to_wire(self) -> wire::Coverage {
+        let Self { held_files, held_bytes, own_files, own_bytes, copied_bytes, lacking_copies, version: (term, sequence) } = self;
+        wire::Coverage { held_files, held_bytes, own_files, own_bytes, copied_bytes, lacking_copies, term, sequence }
+    }
+    pub(crate) fn from_wire(message: wire::Coverage) -> Self {
+        let wire::Coverage { held_files, held_bytes, own_files, own_bytes, copied_bytes, lacking_copies, term, sequence } = message;
+        Self { held_files, held_bytes, own_files, own_bytes, copied_bytes, lacking_copies, version: (term, sequence) }
     }
 }
 

@@ -16,7 +16,7 @@ use forebay_wire::peer_message as wire;
 use futures::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 
@@ -27,7 +27,9 @@ use super::exchange::{Exchange, Line};
 use super::frame::{Frame, Kind, PAYLOAD_BYTES_MAX};
 use super::handshake::{self, Capabilities, Introduction};
 use super::health::{Breaker, Latency};
-use super::message::{self, FreeRequest, Freed, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest, StoreRequest};
+use super::message::{
+    self, Coverage, DatasetId, FreeRequest, Freed, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest, StoreRequest,
+};
 use super::metrics::ClientMetrics;
 use super::transport::Security;
 
@@ -87,12 +89,16 @@ pub(crate) struct Peer {
     /// Guards connections without a request, the one used last at the end.
     idle: Mutex<Vec<Line>>,
     health: Mutex<Health>,
+    /// Told when it doesn't answer at all, for those that wait for its first sign.
+    silent: Notify,
 }
 
 #[derive(Default)]
 struct Health {
     breaker: Breaker,
     latency: Latency,
+    /// When it was last asked for nothing but a sign of life.
+    sounded_at: Option<Instant>,
 }
 
 impl Peers {
@@ -185,6 +191,13 @@ impl Peers {
         Ok(held)
     }
 
+    /// Asks how much of a data set a peer holds; `None` while it doesn't know.
+    pub async fn coverage(&self, peer: &NodeName, dataset: &DatasetId) -> Result<Option<Coverage>, PeerError> {
+        let asked = (Kind::Coverage, Bytes::from(message::encode_coverage_request(dataset)));
+        let mut exchange = self.ask(peer, asked, Capabilities::COVERAGE, Some(self.shared.limits.answer)).await?;
+        Ok(done(&mut exchange).await?.coverage.map(Coverage::from_wire))
+    }
+
     /// How long a peer usually takes to its first sign; after that a second one may be asked.
     pub(crate) fn hedge_after(&self, answer: &Answer) -> Duration {
         let usual = answer.peer().health.lock().latency.usual();
@@ -198,15 +211,12 @@ impl Peers {
         needed: Capabilities,
         deadline: Option<Duration>,
     ) -> Result<Exchange, PeerError> {
-        let found = self.list.read().get(name).cloned();
-        let peer = found.ok_or_else(|| PeerError::Unlisted { peer: name.clone() })?;
-        let (line, place) = peer.line().await?;
-        if !line.capabilities.has(needed) {
-            peer.give_back(line);
-            return Err(PeerError::Unsupported { peer: name.clone(), what: what(needed) });
-        }
-        self.shared.metrics.requests.add(1);
-        Exchange::begin(peer, line, place, asked, deadline).await
+        let peer = self.find(name).ok_or_else(|| PeerError::Unlisted { peer: name.clone() })?;
+        peer.ask(asked, needed, deadline).await
+    }
+
+    pub(crate) fn find(&self, name: &NodeName) -> Option<Arc<Peer>> {
+        self.list.read().get(name).cloned()
     }
 }
 
@@ -235,6 +245,7 @@ fn what(needed: Capabilities) -> &'static str {
         Capabilities::STORE => "store a block",
         Capabilities::MANIFEST => "copy a manifest",
         Capabilities::HOLDS => "tell which blocks it holds",
+        Capabilities::COVERAGE => "tell how much it holds",
         _ => "free files",
     }
 }
@@ -242,7 +253,17 @@ fn what(needed: Capabilities) -> &'static str {
 impl Peer {
     fn new(shared: Arc<Shared>, name: NodeName, address: String) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(shared.limits.connections_max));
-        Arc::new(Self { shared, name, address, places, idle: Mutex::default(), health: Mutex::default() })
+        Arc::new(Self { shared, name, address, places, idle: Mutex::default(), health: Mutex::default(), silent: Notify::new() })
+    }
+
+    async fn ask(self: Arc<Self>, asked: (Kind, Bytes), needed: Capabilities, deadline: Option<Duration>) -> Result<Exchange, PeerError> {
+        let (line, place) = self.line().await?;
+        if !line.capabilities.has(needed) {
+            self.give_back(line);
+            return Err(PeerError::Unsupported { peer: self.name.clone(), what: what(needed) });
+        }
+        self.shared.metrics.requests.add(1);
+        Exchange::begin(self, line, place, asked, deadline).await
     }
 
     pub(crate) fn name(&self) -> &NodeName {
@@ -274,22 +295,61 @@ impl Peer {
         }
     }
 
+    /// The same, and it isn't one connection: whoever waits for a first sign of it needn't find out by himself.
+    pub(crate) fn fell_silent(self: &Arc<Self>) {
+        self.failed();
+        self.silent.notify_waiters();
+    }
+
+    /// Returns when somebody finds that it doesn't answer.
+    pub(crate) async fn silence(&self) -> PeerError {
+        self.silent.notified().await;
+        self.bypassed()
+    }
+
+    /// Asks for a sign of life and nothing else, unless that was done just now; how it went is seen by whether it is bypassed then.
+    pub(crate) fn sound(self: Arc<Self>, dataset: &DatasetId) {
+        let silence = self.limits().silence;
+        {
+            let mut health = self.health.lock();
+            if health.breaker.is_open() || health.sounded_at.is_some_and(|at| at.elapsed() < silence) {
+                return;
+            }
+            health.sounded_at = Some(Instant::now());
+        }
+        let asked = Bytes::from(HoldsRequest { dataset: dataset.clone(), blocks: Vec::new() }.encode());
+        tokio::spawn(async move {
+            if let Ok(mut exchange) = self.ask((Kind::Holds, asked), Capabilities::HOLDS, None).await {
+                // A refusal is a sign, too.
+                drop(done(&mut exchange).await);
+            }
+        });
+    }
+
+    fn bypassed(&self) -> PeerError {
+        self.shared.metrics.bypassed.add(1);
+        PeerError::Bypassed { peer: self.name.clone() }
+    }
+
     /// A connection without a request: one that was used before, or a new one.
     async fn line(self: &Arc<Self>) -> Result<(Line, OwnedSemaphorePermit), PeerError> {
-        let bypassed = || PeerError::Bypassed { peer: self.name.clone() };
-        if self.health.lock().breaker.is_open() {
-            self.shared.metrics.bypassed.add(1);
-            return Err(bypassed());
+        let is_bypassed = || self.health.lock().breaker.is_open();
+        if is_bypassed() {
+            return Err(self.bypassed());
         }
         // Closed by nobody.
-        let place = self.places.clone().acquire_owned().await.map_err(|_| bypassed())?;
+        let place = self.places.clone().acquire_owned().await.map_err(|_| self.bypassed())?;
+        // Those that had the places may have found out meanwhile.
+        if is_bypassed() {
+            return Err(self.bypassed());
+        }
         if let Some(line) = self.take_idle() {
             return Ok((line, place));
         }
         match self.connect().await {
             Ok(line) => Ok((line, place)),
             Err(cause) => {
-                self.failed();
+                self.fell_silent();
                 Err(PeerError::Connect { peer: self.name.clone(), address: self.address.clone(), cause })
             }
         }

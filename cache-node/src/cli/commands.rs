@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::failure::Failure;
 use super::{Environment, NodeArgs, Output, output, settings};
-use crate::control::{Client, DrainProgress, NodeStatus, PreloadOrder, PreloadProgress, PreloadState};
+use crate::control::{Client, DrainProgress, NodeStatus, PreloadOrder, PreloadProgress, PreloadState, Scope};
 use crate::{control, doctor, holder};
 
 /// A daemon that doesn't answer by then is as good as gone; others are still told about.
@@ -55,7 +55,7 @@ pub(super) fn status(environment: &Environment, mount_point: Option<&Path>, form
         let mut mounts = Vec::new();
         for holder in holders {
             let asked = tokio::time::timeout(ANSWER_WITHIN, async {
-                Ok::<_, Failure>(client(environment, &holder.mount_point).await?.status().await?)
+                Ok::<_, Failure>(client(environment, &holder.mount_point).await?.status(Scope::Cache).await?)
             });
             let (node, silent) = match asked.await {
                 Ok(Ok(node)) => (Some(node), None),
@@ -93,7 +93,7 @@ pub(super) fn preload(environment: &Environment, mount_point: &Path, order: Prel
         bar.finish(&last);
         let failed = match last.files_failed {
             0 => Vec::new(),
-            _ => client.status().await?.datasets.into_iter().flat_map(|dataset| dataset.failed_files).collect(),
+            _ => client.status(Scope::Node).await?.datasets.into_iter().flat_map(|dataset| dataset.failed_files).collect(),
         };
         Ok((last, failed))
     })?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Output;
 use super::commands::MountStatus;
-use crate::control::{DatasetStatus, FailedFile, PreloadProgress, PreloadState};
+use crate::control::{DatasetStatus, FailedFile, NodeCoverage, PreloadProgress, PreloadState};
 use crate::doctor::{Finding, Level};
 
 pub(super) fn json(value: &impl Serialize) {
@@ -75,6 +75,42 @@ pub(super) fn status(mounts: &[MountStatus]) {
     }
 }
 
+/// What each node of a cache holds, and all together.
+fn nodes(nodes: &[NodeCoverage]) {
+    let share = |held: u64, own: u64| (u128::from(held) * 100).checked_div(u128::from(own)).unwrap_or(100);
+    for node in nodes {
+        if !node.unknown.is_empty() {
+            println!("  held      {}: not known: {}", node.node, node.unknown);
+            continue;
+        }
+        let lacking = if node.lacking_copies > 0 { format!(", {} copies lack", HumanCount(node.lacking_copies)) } else { String::new() };
+        println!(
+            "  held      {}: {} of its {} ({} %), {} of {} files, {} of others{lacking}",
+            node.node,
+            bytes(node.held_bytes),
+            bytes(node.own_bytes),
+            share(node.held_bytes, node.own_bytes),
+            HumanCount(node.held_files),
+            HumanCount(node.own_files),
+            bytes(node.copied_bytes)
+        );
+    }
+    let known: Vec<&NodeCoverage> = nodes.iter().filter(|node| node.unknown.is_empty()).collect();
+    if nodes.len() > 1 {
+        let sum = |count: fn(&NodeCoverage) -> u64| known.iter().map(|node| count(node)).sum::<u64>();
+        let (held, own) = (sum(|node| node.held_bytes), sum(|node| node.own_bytes));
+        println!(
+            "  held      by {} of {} nodes together: {} of {} ({} %), and {} of copies",
+            known.len(),
+            nodes.len(),
+            bytes(held),
+            bytes(own),
+            share(held, own),
+            bytes(sum(|node| node.copied_bytes))
+        );
+    }
+}
+
 fn dataset(dataset: &DatasetStatus) {
     println!("  source    {}", dataset.sources.join(", "));
     println!("  files     {} in {} folders, {}", HumanCount(dataset.files), HumanCount(dataset.directories), bytes(dataset.bytes));
@@ -98,6 +134,7 @@ fn dataset(dataset: &DatasetStatus) {
     if dataset.lacking_copies > 0 {
         println!("  copies    {} that are to be here and could not be brought yet", HumanCount(dataset.lacking_copies));
     }
+    nodes(&dataset.nodes);
     if !dataset.lister.is_empty() {
         println!("  lister    {}", dataset.lister);
     }

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::certificate::{Certificate, CertificateError};
 use super::{Cluster, Served};
-use crate::control::{Control as _, PreloadState};
+use crate::control::{Control as _, PreloadState, Scope};
 use crate::fill::chain;
 use crate::refresh::Trouble;
 
@@ -87,7 +87,7 @@ impl Service {
 impl Cluster {
     /// Also what a report is made of.
     pub(super) async fn observe(&self) -> wire::SyncReply {
-        let status: crate::control::NodeStatus = self.node.status().await;
+        let status: crate::control::NodeStatus = self.node.status(Scope::Node).await;
         let by_name = |name: &str| status.datasets.iter().find(|dataset| dataset.name == name).cloned();
         let state = self.state.lock();
         let mut datasets: Vec<wire::ObservedDataset> = state
@@ -97,8 +97,8 @@ impl Cluster {
                 let mut observed = observed(uid, served);
                 observed.mounted = self.mounts.is_mounted(uid);
                 if let Some(mut status) = by_name(served.dataset.fs.name()) {
-                    let held = served.coverage.held();
-                    (status.cached_files, status.cached_bytes) = (held.files, held.bytes);
+                    let held = served.dataset.held().unwrap_or_default().coverage;
+                    (status.cached_files, status.cached_bytes) = (held.held_files, held.held_bytes);
                     observed.status = Some(status.into());
                 }
                 observed
@@ -138,7 +138,7 @@ impl Cluster {
 fn observed(uid: &str, served: &Served) -> wire::ObservedDataset {
     let progress = served.dataset.preload.progress().borrow().clone();
     // What a preload wants and has. Once it is done the cache may let go of blocks and a sync may find files: then what a walk finds is the truth.
-    let walked = served.coverage.held().wanted;
+    let walked = served.dataset.held().and_then(|held| held.wanted);
     let (wanted, held) = progress.as_ref().map_or((0, 0), |progress| match (progress.state, walked) {
         (PreloadState::Done, Some(walked)) => (walked.bytes, walked.held_bytes),
         _ => (progress.bytes_total, progress.bytes_done),

@@ -81,7 +81,7 @@ impl Volumes for Service {
         Ok(Response::new(wire::VolumeStat {
             bytes: statistics.bytes,
             files: statistics.files + statistics.directories,
-            cached_bytes: served.coverage.held().bytes,
+            cached_bytes: served.dataset.held().map_or(0, |held| held.coverage.held_bytes),
             abnormal,
             mounted: Some(self.0.mounts.is_mounted(&uid)),
         }))

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{DrainProgress, Freed, NodeStatus, PreloadOrder, PreloadProgress};
+use super::{DrainProgress, Freed, NodeStatus, PreloadOrder, PreloadProgress, Scope};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -40,8 +40,12 @@ impl Client {
         Ok(Self(NodeClient::new(channel(socket).await?)))
     }
 
-    pub async fn status(&mut self) -> Result<NodeStatus, ClientError> {
-        let reply = self.0.status(wire::StatusRequest {}).await.map_err(|status| failed("ask for the status", &status))?;
+    pub async fn status(&mut self, scope: Scope) -> Result<NodeStatus, ClientError> {
+        let reply = self
+            .0
+            .status(wire::StatusRequest { nodes: scope == Scope::Cache })
+            .await
+            .map_err(|status| failed("ask for the status", &status))?;
         Ok(reply.into_inner().into())
     }
 

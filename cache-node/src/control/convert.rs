@@ -5,8 +5,8 @@ use std::time::Duration;
 use forebay_wire::node_service as wire;
 
 use super::{
-    DatasetStatus, DrainProgress, FailedFile, ListingStatus, ManifestStatus, MountStatus, NodeStatus, PeerStatus, PreloadProgress,
-    PreloadState, TierStatus,
+    DatasetStatus, DrainProgress, FailedFile, ListingStatus, ManifestStatus, MountStatus, NodeCoverage, NodeStatus, PeerStatus,
+    PreloadProgress, PreloadState, TierStatus,
 };
 
 fn millis(duration: Duration) -> u64 {
@@ -61,6 +61,10 @@ macro_rules! same_fields {
 
 same_fields!(FailedFile, FailedFile { path, cause });
 same_fields!(PeerStatus, PeerStatus { name, address, bypassed });
+same_fields!(
+    NodeCoverage,
+    NodeCoverage { node, unknown, held_files, held_bytes, own_files, own_bytes, copied_bytes, lacking_copies, term, sequence }
+);
 same_fields!(MountStatus, MountStatus { passthrough, without_passthrough, resend });
 same_fields!(TierStatus, TierStatus { path, capacity_bytes, used_bytes, free_bytes, degraded, too_small });
 same_fields!(ListingStatus, ListingStatus { running, keys, requests, error });
@@ -138,26 +142,28 @@ macro_rules! dataset_status {
     ($($same:ident),*) => {
         impl From<DatasetStatus> for wire::DatasetStatus {
             fn from(status: DatasetStatus) -> Self {
-                let DatasetStatus { manifest, listing, preload, failed_files, mount, $($same),* } = status;
+                let DatasetStatus { manifest, listing, preload, failed_files, mount, nodes, $($same),* } = status;
                 Self {
                     manifest: Some(manifest.into()),
                     listing: Some(listing.into()),
                     preload: preload.map(Into::into),
                     failed_files: failed_files.into_iter().map(Into::into).collect(),
                     mount: mount.map(Into::into),
+                    nodes: nodes.into_iter().map(Into::into).collect(),
                     $($same),*
                 }
             }
         }
         impl From<wire::DatasetStatus> for DatasetStatus {
             fn from(status: wire::DatasetStatus) -> Self {
-                let wire::DatasetStatus { manifest, listing, preload, failed_files, mount, $($same),* } = status;
+                let wire::DatasetStatus { manifest, listing, preload, failed_files, mount, nodes, $($same),* } = status;
                 Self {
                     manifest: manifest.unwrap_or_default().into(),
                     listing: listing.unwrap_or_default().into(),
                     preload: preload.map(Into::into),
                     failed_files: failed_files.into_iter().map(Into::into).collect(),
                     mount: mount.map(Into::into),
+                    nodes: nodes.into_iter().map(Into::into).collect(),
                     $($same),*
                 }
             }

@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
-use super::{Control, ControlError, PreloadOrder};
+use super::{Control, ControlError, PreloadOrder, Scope};
 
 /// Listens at `socket`; a dead one there is replaced. Who connects from now on waits for `serve`. Within a runtime.
 pub fn listen(socket: &Path) -> io::Result<UnixListener> {
@@ -44,8 +44,9 @@ struct Service(Arc<dyn Control>);
 
 #[tonic::async_trait]
 impl Node for Service {
-    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
-        Ok(Response::new(self.0.status().await.into()))
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+        let scope = if request.get_ref().nodes { Scope::Cache } else { Scope::Node };
+        Ok(Response::new(self.0.status(scope).await.into()))
     }
 
     type PreloadStream = BoxStream<'static, Result<wire::PreloadProgress, Status>>;

@@ -19,6 +19,7 @@ fn status() -> NodeStatus {
         failed_files: vec![FailedFile { path: "/a".into(), cause: "gone".into() }],
         degraded: vec!["no passthrough".into()],
         mount: Some(MountStatus { without_passthrough: "an old kernel".into(), resend: true, ..MountStatus::default() }),
+        nodes: vec![NodeCoverage { node: "n1".into(), unknown: "silent".into(), held_bytes: 8, sequence: 2, ..NodeCoverage::default() }],
         ..DatasetStatus::default()
     };
     let tier = TierStatus { path: "/c".into(), capacity_bytes: 9, too_small: "by half".into(), ..TierStatus::default() };
@@ -35,7 +36,7 @@ fn status() -> NodeStatus {
 
 #[async_trait]
 impl Control for Fake {
-    async fn status(&self) -> NodeStatus {
+    async fn status(&self, _: Scope) -> NodeStatus {
         status()
     }
     async fn preload(&self, order: PreloadOrder) -> Result<BoxStream<'static, PreloadProgress>, ControlError> {
@@ -79,7 +80,7 @@ async fn every_answer_crosses_the_socket_unchanged() {
             Err(_) => tokio::task::yield_now().await,
         }
     };
-    assert_eq!(client.status().await.unwrap(), status());
+    assert_eq!(client.status(Scope::Node).await.unwrap(), status());
     let steps: Vec<_> = client
         .preload(PreloadOrder { paths: vec!["/a".into(), "/b".into()], verify: false })
         .await

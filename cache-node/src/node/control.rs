@@ -15,7 +15,7 @@ use super::{Dataset, Node};
 use crate::aside;
 use crate::control::{
     Control, ControlError, DatasetStatus, DrainProgress, FailedFile, Freed, ListingStatus, ManifestStatus, MountStatus, NodeStatus,
-    PeerStatus, PreloadOrder, PreloadProgress, PreloadState, TierStatus,
+    PeerStatus, PreloadOrder, PreloadProgress, PreloadState, Scope, TierStatus,
 };
 use crate::copies::Drained;
 use crate::fill::chain;
@@ -30,7 +30,7 @@ use forebay_wire::unit::ByteSize;
 
 #[async_trait]
 impl Control for Node {
-    async fn status(&self) -> NodeStatus {
+    async fn status(&self, scope: Scope) -> NodeStatus {
         let usage = self.store.usage();
         let cached = (usage.objects, usage.tiers.iter().map(|tier| tier.used_bytes).sum());
         let tiers = usage.tiers.iter().map(|tier| TierStatus {
@@ -48,12 +48,19 @@ impl Control for Node {
             },
             too_small: tier.too_small.as_ref().map(too_small).unwrap_or_default(),
         });
+        let served = self.datasets();
+        let mut datasets: Vec<DatasetStatus> = served.iter().map(|dataset| dataset.status(cached)).collect();
+        if let (Scope::Cache, Some((neighbours, _))) = (scope, &self.shared) {
+            for (dataset, status) in served.iter().zip(&mut datasets) {
+                status.nodes = dataset.held_by_all(neighbours).await;
+            }
+        }
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: self.started.elapsed(),
             tiers: tiers.collect(),
-            datasets: self.datasets().iter().map(|dataset| dataset.status(cached)).collect(),
+            datasets,
             peers: self.shared.as_ref().map_or_else(Vec::new, |(neighbours, _)| peers(neighbours)),
         }
     }
@@ -317,6 +324,7 @@ impl Dataset {
             lister: self.refresh.lister().map_or_else(String::new, |name| name.to_string()),
             lacking_copies: self.copies.as_ref().map_or(0, |copies| copies.lacking()),
             mount: self.in_force().map(|in_force| mount(&in_force, self.fs.serving())),
+            nodes: Vec::new(),
         }
     }
 }

@@ -26,6 +26,8 @@ use crate::preload::Preload;
 use crate::refresh::Refresh;
 use crate::rules::{Placement, RuleTable};
 
+use super::coverage::Walks;
+
 /// One data set of a node, with all that keeps it going.
 pub struct Dataset {
     pub fs: Arc<Filesystem>,
@@ -41,6 +43,7 @@ pub struct Dataset {
     turn: Mutex<CancellationToken>,
     /// Guards what is known of its mount; `None` without one.
     in_force: Mutex<Option<InForce>>,
+    pub(super) walks: Walks,
 }
 
 /// What a data set is made of.
@@ -75,7 +78,8 @@ impl Dataset {
     pub(super) fn new(parts: Parts, spec: dataset_spec::Dataset, place: Place, stop: CancellationToken) -> Self {
         let Parts { fs, refresh, preload, copies, sources } = parts;
         let turn = Mutex::new(stop.child_token());
-        Self { fs, refresh, preload, copies, sources, spec: ArcSwap::from_pointee(spec), place, stop, turn, in_force: Mutex::default() }
+        let (spec, in_force, walks) = (ArcSwap::from_pointee(spec), Mutex::default(), Walks::default());
+        Self { fs, refresh, preload, copies, sources, spec, place, stop, turn, in_force, walks }
     }
 
     /// What its mount has of what kernels give; `None` without one.

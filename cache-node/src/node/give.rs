@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_manifest::Manifest;
 use forebay_peer::{
-    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, ListingState, ManifestHead, ManifestRequest, Offered,
-    ReadRequest, Refusal, StoreRequest,
+    BlockRef, Blocks, Body, Coverage, DatasetId, FreeRequest, Freed, Given, HoldsRequest, ListingState, ManifestHead, ManifestRequest,
+    Offered, ReadRequest, Refusal, StoreRequest,
 };
 use forebay_source::{Key, Version};
 use futures::StreamExt;
@@ -112,6 +112,11 @@ impl Blocks for Gives {
         let look = move || request.blocks.iter().map(|(object, index)| node.store.contains(object, *index)).collect();
         // Of files that are filling the disk may be asked.
         aside::spawn(look).await.map_err(|_| Refusal::Busy)
+    }
+
+    async fn coverage(&self, dataset: DatasetId) -> Result<Option<Coverage>, Refusal> {
+        let (_, dataset) = self.dataset(&dataset)?;
+        Ok(dataset.held_now().await.map(|held| held.coverage))
     }
 }
 

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
-use forebay_node::control::PreloadState;
+use forebay_node::control::{Control as _, NodeCoverage, PreloadState, Scope};
 use forebay_node::node::Node;
 use forebay_peer::{BlockRef, DatasetId, FreeRequest, Listed, ManifestRequest, PeerError, ReadRequest, Refusal, StoreRequest, Want};
 use forebay_wire::block::{BlockId, BlockIndex, Extent};
@@ -329,5 +330,38 @@ async fn manifests_blocks_and_frees_go_from_node_to_node() {
     assert_eq!((freed.files, freed.bytes), (1, bytes.len() as u64));
     let refused = peers.read(&name(1), &held).await.unwrap().whole().await.unwrap_err();
     assert!(matches!(refused, PeerError::Refused { refusal: Refusal::NotHeld, .. }), "{refused:?}");
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_what_each_node_holds_and_who_cannot_say() {
+    let (source, cache) = (MemorySource::new(), Cache::new(3));
+    let files = fill(&source, 60);
+    let total = bytes_of(&files);
+    let mut rigs = cache.serve_all(&source, "  rules: [{ path: /, localCopy: Never }]\n").await;
+    let nodes = async |rigs: &[Arc<Rig>]| rigs[0].node.status(Scope::Cache).await.datasets.remove(0).nodes;
+    let before = nodes(&rigs).await;
+    assert_eq!(before.iter().map(|node| node.node.as_str()).collect::<Vec<_>>(), ["node-0", "node-1", "node-2"]);
+    let sum = |nodes: &[NodeCoverage], count: fn(&NodeCoverage) -> u64| nodes.iter().map(count).sum::<u64>();
+    assert_eq!((sum(&before, |node| node.own_bytes), sum(&before, |node| node.own_files)), (total, files.len() as u64));
+    assert_eq!(sum(&before, |node| node.held_bytes), 0);
+    read_all(&rigs[..1], &files).await;
+    settle_all(&rigs).await;
+    // A walk is at most as old as its pause.
+    let limit = Instant::now() + Duration::from_secs(30);
+    let after = loop {
+        let after = nodes(&rigs).await;
+        if sum(&after, |node| node.held_bytes) == total {
+            break after;
+        }
+        assert!(Instant::now() < limit, "{after:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(after.iter().all(|node| node.held_bytes == node.own_bytes && node.held_files == node.own_files), "{after:?}");
+    assert_eq!(sum(&after, |node| node.copied_bytes), 0, "the reader kept nothing of others'");
+    assert!(rigs[0].node.status(Scope::Node).await.datasets[0].nodes.is_empty());
+    stop_all(vec![rigs.pop().unwrap()]).await;
+    let lost = nodes(&rigs).await;
+    assert!(lost[2].unknown.contains("node-2") && lost[..2].iter().all(|node| node.unknown.is_empty()), "{lost:?}");
     stop_all(rigs).await;
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use forebay_node::control::Control;
+use forebay_node::control::{Control, Scope};
 use forebay_node::fs::{Attempt, Error, Filesystem, Invalidation, Kind, Node as Found, NodeId, Opened};
 use forebay_node::node::{Dataset, Node};
 use forebay_wire::dataset_spec::{self, Eviction};
@@ -335,7 +335,7 @@ async fn s_08_with_the_source_away_what_is_cached_is_served_and_the_rest_is_eio(
     assert_eq!(rig.read_path("cached").await.unwrap(), pattern(1, 5000));
     assert_eq!(rig.read_path("other").await.unwrap_err(), Error::Io);
     rig.node.refresh().await.unwrap_err();
-    let status = rig.node.status().await;
+    let status = rig.node.status(Scope::Node).await;
     assert!(status.datasets[0].degraded[0].contains("can't be listed"), "{:?}", status.datasets[0].degraded);
     assert_eq!(rig.read_path("cached").await.unwrap(), pattern(1, 5000));
     source.away.store(false, Ordering::Relaxed);

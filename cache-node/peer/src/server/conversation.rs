@@ -17,7 +17,7 @@ use crate::connection::{Reader, Writer};
 use crate::error::Refusal;
 use crate::frame::{Frame, FrameError, Kind, PAYLOAD_BYTES_MAX};
 use crate::handshake::{Agreed, Capabilities};
-use crate::message::{self, FreeRequest, HoldsRequest, ManifestRequest, ReadRequest, StoreRequest};
+use crate::message::{self, Coverage, FreeRequest, HoldsRequest, ManifestRequest, ReadRequest, StoreRequest};
 
 /// Pieces of a block on their way from the connection to the store.
 const PIECES_MAX: usize = 2;
@@ -118,6 +118,15 @@ impl<'a> Conversation<'a> {
                     Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
                     Went::On(Err(refusal)) => self.refuse(&refusal).await,
                     Went::On(Ok(held)) => self.done(wire::Done { held, ..wire::Done::default() }).await,
+                }
+            }
+            Kind::Coverage => {
+                let dataset = message::decode_coverage_request(&payload).map_err(malformed)?;
+                let blocks = self.server.blocks.clone();
+                match self.while_wanted(blocks.coverage(dataset)).await? {
+                    Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
+                    Went::On(Err(refusal)) => self.refuse(&refusal).await,
+                    Went::On(Ok(found)) => self.done(wire::Done { coverage: found.map(Coverage::to_wire), ..wire::Done::default() }).await,
                 }
             }
             _ => Ok(()),
@@ -270,6 +279,7 @@ fn needed(kind: Kind) -> Option<Capabilities> {
         Kind::Manifest => Some(Capabilities::MANIFEST),
         Kind::Free => Some(Capabilities::FREE),
         Kind::Holds => Some(Capabilities::HOLDS),
+        Kind::Coverage => Some(Capabilities::COVERAGE),
         Kind::Hello | Kind::Welcome | Kind::Error | Kind::Cancel | Kind::Data | Kind::ManifestHead | Kind::Done | Kind::Waiting => None,
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forebay_peer::{Event, FreeRequest, Freed, Listed, ListingState, ManifestHead, ManifestRequest, Peers, Security};
+use forebay_peer::{
+    Coverage, DatasetId, Event, FreeRequest, Freed, Listed, ListingState, ManifestHead, ManifestRequest, PeerError, Peers, Refusal,
+    Security,
+};
 
 use crate::rig::{Authority, BLOCK, Has, Running, block, client, given, name, patient, pattern, read, serve, wait_until};
 
@@ -143,4 +146,17 @@ async fn paths_are_freed() {
     let request = FreeRequest { dataset: block(1, 1).dataset, paths: vec!["/a".to_owned(), "/b/c".to_owned()] };
     assert_eq!(client.free(&name("a"), &request).await.unwrap(), Freed { files: 2, bytes: 20 });
     assert_eq!(*server.shelf.freed.lock(), ["/a", "/b/c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_much_is_held_is_told_when_it_is_known() {
+    let (server, client) = pair(Authority::new().security()).await;
+    let dataset = block(1, 1).dataset;
+    assert_eq!(client.coverage(&name("a"), &dataset).await.unwrap(), None);
+    let found = Coverage { held_files: 1, held_bytes: 2, own_files: 3, own_bytes: 4, copied_bytes: 5, lacking_copies: 6, version: (7, 8) };
+    *server.shelf.coverage.lock() = Some(found);
+    assert_eq!(client.coverage(&name("a"), &dataset).await.unwrap(), Some(found));
+    let other = DatasetId::new("other").unwrap();
+    let refused = client.coverage(&name("a"), &other).await.unwrap_err();
+    assert!(matches!(refused, PeerError::Refused { refusal: Refusal::UnknownDataset, .. }), "{refused}");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use forebay_peer::{BlockRef, PeerError, PeerLimits, Peers, Refusal, Security, SourceFailure, SourceFailureKind, Unfetched};
@@ -196,4 +196,36 @@ async fn when_all_fail_what_came_is_told() {
     };
     assert_eq!(came, bytes[..100_000]);
     assert!(matches!(client.fetch(&[], read(&block, 0, 10), &mut |_| {}).await, Err(Unfetched { bytes: 0, cause: None })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_that_are_away_cost_a_reader_the_silence_of_one() {
+    let security = Authority::new().security();
+    let (mut away, mut spoils, mut peers) = (Vec::new(), Vec::new(), Vec::new());
+    for host in ["a", "b", "c"] {
+        let server = serve(host, security.clone()).await;
+        let (proxy, spoil) = proxy::before(server.address).await;
+        peers.push((host, proxy));
+        spoils.push(spoil);
+        away.push(server);
+    }
+    let near = serve("d", security.clone()).await;
+    peers.push(("d", near.address));
+    let block = block(1, 1000);
+    for server in away.iter().chain([&near]) {
+        server.shelf.put(&block, Has::Whole(pattern(1000)));
+    }
+    let silence = Duration::from_secs(3);
+    let client = client(security, PeerLimits { silence, connect: silence, ..patient() }, &peers);
+    let ranks = ["a", "b", "c", "d"].map(name);
+    // Greeted: there are connections whose other side falls silent, as in a network that is cut.
+    for rank in &ranks {
+        client.fetch(std::slice::from_ref(rank), read(&block, 0, 1000), &mut |_| {}).await.unwrap();
+    }
+    spoils.iter().for_each(|spoil| spoil.is_frozen.store(true, Relaxed));
+    let (begin, mut came) = (Instant::now(), Vec::new());
+    client.fetch(&ranks, read(&block, 0, 1000), &mut |bytes: Bytes| came.extend_from_slice(&bytes)).await.unwrap();
+    assert!(came == pattern(1000));
+    assert!(begin.elapsed() < 2 * silence, "{:?}: each waited for", begin.elapsed());
+    assert_eq!(client.bypassed().len(), 3);
 }

@@ -12,8 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_daemon::identity::Identity;
 use forebay_peer::{
-    BlockRef, Blocks, Body, DatasetId, FreeRequest, Freed, Given, HoldsRequest, Introduction, ListingState, ManifestHead, ManifestRequest,
-    Offered, PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, StoreRequest, Want, server,
+    BlockRef, Blocks, Body, Coverage, DatasetId, FreeRequest, Freed, Given, HoldsRequest, Introduction, ListingState, ManifestHead,
+    ManifestRequest, Offered, PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, StoreRequest, Want,
+    server,
 };
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use forebay_wire::id::NodeName;
@@ -69,6 +70,7 @@ pub(crate) struct Shelf {
     pub(crate) stored: Mutex<HashMap<BlockId, Vec<u8>>>,
     pub(crate) manifest: Mutex<Option<(ManifestHead, Bytes)>>,
     pub(crate) listing: Mutex<ListingState>,
+    pub(crate) coverage: Mutex<Option<Coverage>>,
     pub(crate) freed: Mutex<Vec<String>>,
     /// Times that somebody was given a fill.
     pub(crate) fills: AtomicU64,
@@ -152,6 +154,11 @@ impl Blocks for Shelf {
         let blocks = self.blocks.lock();
         let has = |(object, index): &(ObjectRef, BlockIndex)| blocks.contains_key(&BlockId { object: object.id, index: *index });
         Ok(request.blocks.iter().map(has).collect())
+    }
+
+    async fn coverage(&self, dataset: DatasetId) -> Result<Option<Coverage>, Refusal> {
+        known(&dataset)?;
+        Ok(*self.coverage.lock())
     }
 }
 
