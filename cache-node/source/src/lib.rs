@@ -94,34 +94,39 @@ pub trait Source: Send + Sync + 'static {
 /// Why a source didn't give what was asked. `origin` is the source's name.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error("{op} {key} from {origin}: no such object")]
+    #[error("{}: no such object", asked(.op, .key, .origin))]
     NotFound { op: &'static str, key: String, origin: String },
-    #[error("{op} {key} from {origin}: the object has another version now")]
+    #[error("{}: the object has another version now", asked(.op, .key, .origin))]
     Replaced { op: &'static str, key: String, origin: String },
     /// Credentials refused or a permission missing: `cure` names the permission.
-    #[error("{op} {key} from {origin}: refused; {cure}")]
+    #[error("{}: refused; {cure}", asked(.op, .key, .origin))]
     Denied { op: &'static str, key: String, origin: String, cure: String },
     /// In a storage class that needs a restore first.
-    #[error("{op} {key} from {origin}: archived; {cure}")]
+    #[error("{}: archived; {cure}", asked(.op, .key, .origin))]
     Archived { op: &'static str, key: String, origin: String, cure: String },
     /// The source asks for fewer requests (503 SlowDown, 429).
-    #[error("{op} {key} from {origin}: throttled: {detail}")]
+    #[error("{}: throttled: {detail}", asked(.op, .key, .origin))]
     Throttled { op: &'static str, key: String, origin: String, detail: String },
     /// Connection refused or reset, timeout, 5xx, a truncated body.
-    #[error("{op} {key} from {origin}: unavailable: {detail}")]
+    #[error("{}: unavailable: {detail}", asked(.op, .key, .origin))]
     Unavailable { op: &'static str, key: String, origin: String, detail: String },
     /// The answer contradicts itself: wrong range, length, checksum.
-    #[error("{op} {key} from {origin}: wrong answer: {detail}")]
+    #[error("{}: wrong answer: {detail}", asked(.op, .key, .origin))]
     Corrupt { op: &'static str, key: String, origin: String, detail: String },
     /// The protocol can't carry this key (S3 through the SDK: keys that are not UTF-8).
-    #[error("{op} {key} from {origin}: the key can't be asked for: {detail}")]
+    #[error("{}: the key can't be asked for: {detail}", asked(.op, .key, .origin))]
     Unaskable { op: &'static str, key: String, origin: String, detail: String },
     /// The bucket or folder itself isn't there.
-    #[error("{op} {key} from {origin}: {detail}")]
+    #[error("{}: {detail}", asked(.op, .key, .origin))]
     Missing { op: &'static str, key: String, origin: String, detail: String },
     /// Nothing a retry could mend: a wrong region, a certificate that isn't trusted, a bad request, an unsupported answer.
-    #[error("{op} {key} from {origin}: {detail}")]
+    #[error("{}: {detail}", asked(.op, .key, .origin))]
     Permanent { op: &'static str, key: String, origin: String, detail: String },
+}
+
+/// What was asked of a source: of an object or folder in it, or of the whole.
+fn asked(op: &str, key: &str, origin: &str) -> String {
+    if key.is_empty() { format!("{op} {origin}") } else { format!("{op} {key} from {origin}") }
 }
 
 impl SourceError {

@@ -119,6 +119,7 @@ fn a_source_is_read_as_a_service_account_where_the_chart_and_its_role_let_it() {
     kubectl(&["-n", name, "create", "serviceaccount", "reader"]).unwrap();
     // STS gives nothing to who names no role.
     told("CredentialsRefused");
+    told("no role is named");
     let object = get(name, "dataset", "t").unwrap().unwrap();
     println!("without a role: {:?}", condition(&object, "SourceReachable"));
     kubectl(&["-n", name, "annotate", "serviceaccount", "reader", &format!("eks.amazonaws.com/role-arn={ROLE}")]).unwrap();

@@ -7,6 +7,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
+use super::by_token::NO_KEYS;
 use super::guard::Refused;
 use crate::{Key, SourceError};
 
@@ -39,6 +40,11 @@ impl Context {
     }
     pub(super) fn denied(self, cure: impl Into<String>) -> SourceError {
         SourceError::Denied { op: self.op, key: self.key, origin: self.origin, cure: cure.into() }
+    }
+    fn no_credentials(self, detail: &str) -> SourceError {
+        // Who reads as a service account has been told what that one lacks.
+        let cure = if detail.contains(NO_KEYS) { "" } else { "; give the data set a secret, or let it read anonymously" };
+        self.denied(format!("no usable credentials ({detail}){cure}"))
     }
     pub(super) fn archived(self, cure: impl Into<String>) -> SourceError {
         SourceError::Archived { op: self.op, key: self.key, origin: self.origin, cure: cure.into() }
@@ -87,9 +93,7 @@ impl Context {
                 });
             }
             SdkError::TimeoutError(_) => context.unavailable("no answer in time"),
-            SdkError::ConstructionFailure(_) => {
-                context.denied(format!("no usable credentials ({}); give the data set a secret, or let it read anonymously", chain(error)))
-            }
+            SdkError::ConstructionFailure(_) => context.no_credentials(&chain(error)),
             SdkError::ResponseError(_) => context.unavailable(chain(error)),
             SdkError::DispatchFailure(failure) => {
                 if let Some(refused) = refused_in(error) {
@@ -99,7 +103,7 @@ impl Context {
                 if detail.contains("invalid peer certificate") {
                     context.permanent(format!("{detail}; if the endpoint's certificate is of a private authority, name it in caBundleRef"))
                 } else if failure.is_user() || detail.contains("credentials") {
-                    context.denied(format!("no usable credentials ({detail}); give the data set a secret, or let it read anonymously"))
+                    context.no_credentials(&detail)
                 } else {
                     context.unavailable(detail)
                 }
