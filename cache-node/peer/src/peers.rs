@@ -51,6 +51,9 @@ pub struct PeerLimits {
     pub answer: Duration,
     /// A second peer is asked when the first shows no sign in its usual time, which is taken to be at least this.
     pub hedge_min: Duration,
+    /// A first failure keeps a peer out for so long; each next one doubles it, up to the other. Short, so that a restart is hardly noticed.
+    pub bypass_min: Duration,
+    pub bypass_max: Duration,
 }
 
 impl Default for PeerLimits {
@@ -61,6 +64,8 @@ impl Default for PeerLimits {
             silence: Duration::from_secs(1),
             answer: Duration::from_secs(120),
             hedge_min: Duration::from_millis(5),
+            bypass_min: Duration::from_millis(250),
+            bypass_max: Duration::from_secs(10),
         }
     }
 }
@@ -91,9 +96,10 @@ pub(crate) struct Peer {
     health: Mutex<Health>,
     /// Told when it doesn't answer at all, for those that wait for its first sign.
     silent: Notify,
+    /// Told when it calls, for whoever waits to try it again.
+    called: Arc<Notify>,
 }
 
-#[derive(Default)]
 struct Health {
     breaker: Breaker,
     latency: Latency,
@@ -132,6 +138,13 @@ impl Peers {
         let list = self.list.read();
         let open = list.values().filter(|peer| peer.health.lock().breaker.is_open());
         open.map(|peer| peer.name.clone()).collect()
+    }
+
+    /// A peer has called this node: it lives. If it is bypassed it is tried at once, so that nodes that start one after the other soon know each other.
+    pub(crate) fn heard_from(&self, name: &NodeName) {
+        if let Some(peer) = self.find(name) {
+            peer.called.notify_waiters();
+        }
     }
 
     /// Asks for bytes of a block. The answer's bytes are read from what is given back; dropping it cancels.
@@ -253,7 +266,10 @@ fn what(needed: Capabilities) -> &'static str {
 impl Peer {
     fn new(shared: Arc<Shared>, name: NodeName, address: String) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(shared.limits.connections_max));
-        Arc::new(Self { shared, name, address, places, idle: Mutex::default(), health: Mutex::default(), silent: Notify::new() })
+        let PeerLimits { bypass_min, bypass_max, .. } = shared.limits;
+        let health = Health { breaker: Breaker::new(bypass_min, bypass_max), latency: Latency::default(), sounded_at: None };
+        let (idle, health, silent, called) = (Mutex::default(), Mutex::new(health), Notify::new(), Arc::default());
+        Arc::new(Self { shared, name, address, places, idle, health, silent, called })
     }
 
     async fn ask(self: Arc<Self>, asked: (Kind, Bytes), needed: Capabilities, deadline: Option<Duration>) -> Result<Exchange, PeerError> {
@@ -291,7 +307,7 @@ impl Peer {
         self.idle.lock().clear();
         if let (Some(pause), Ok(runtime)) = (begun, Handle::try_current()) {
             info!(peer = %self.name, "a peer failed and is bypassed for a while");
-            runtime.spawn(probe(Arc::downgrade(self), pause));
+            runtime.spawn(probe(Arc::downgrade(self), self.called.clone(), pause));
         }
     }
 
@@ -392,9 +408,12 @@ impl Peer {
 }
 
 /// Tries a peer that failed until it greets, or until it is no longer in the list.
-async fn probe(peer: Weak<Peer>, mut pause: Duration) {
+async fn probe(peer: Weak<Peer>, called: Arc<Notify>, mut pause: Duration) {
     loop {
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = called.notified() => {}
+        }
         let Some(peer) = peer.upgrade() else { return };
         match peer.connect().await {
             Ok(line) => {

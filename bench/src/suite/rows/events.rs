@@ -23,6 +23,8 @@ const COPIES_AT_ONCE: usize = 64;
 /// Each pair moves all data twice.
 const PRELOAD_PAIRS: usize = 3;
 const PRELOADED_WITHIN: Duration = Duration::from_secs(900);
+/// Longer than a node that was away is left alone.
+const ACQUAINTED_WITHIN: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_millis(200);
 const READERS: usize = 8;
 
@@ -62,6 +64,18 @@ pub(super) fn preload(suite: &mut Suite) -> Result<()> {
     nodes.iter_mut().try_for_each(Node::unmount)
 }
 
+/// Waits until no node goes around another: the first one that starts finds the others away.
+fn wait_acquainted(nodes: &[Node]) -> Result<()> {
+    let begin = Instant::now();
+    for node in nodes {
+        while node.status()?.to_string().contains("\"bypassed\":true") {
+            ensure!(begin.elapsed() < ACQUAINTED_WITHIN, "{} goes around other nodes", node.mount_point().display());
+            std::thread::park_timeout(ASK_EVERY);
+        }
+    }
+    Ok(())
+}
+
 /// Waits until each node is done; files that they loaded, those of several nodes more than once.
 fn wait_preloaded(nodes: &[Node], begin: Instant) -> Result<u64> {
     let mut files = 0;
@@ -90,6 +104,7 @@ pub(super) fn lost(suite: &mut Suite) -> Result<()> {
     for node in &mut nodes {
         node.remount_empty()?;
     }
+    wait_acquainted(&nodes)?;
     let files = files_below(&nodes[0].mount_point())?;
     read_twice(&files, 1, || Ok(()))?;
     let held = |node: &Node| -> Result<u64> {
