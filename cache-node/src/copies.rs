@@ -1,7 +1,8 @@
 //! As many copies of each block as the rules ask for, on the nodes whose it is: brings what this node lacks, drops what others have now, and moves
 //! what nobody else has before this node stops.
 //! Knows one data set's list of files and the list of nodes. Does not know how a block travels: that is `fill`'s.
-//! Invariants: a copy is dropped only after every node that is to have one said that it has it; a pass that is repeated costs only what is missing.
+//! Invariants: a copy is dropped only after every node that is to have one said that it has it, and not while another node was told that it is here
+//! (`fill/promise.rs`); a pass that is repeated costs only what is missing.
 //!
 //! Each node looks for what it lacks itself and brings it: so a block that many could give is brought once, nobody has to agree with anybody, and a
 //! node that comes back after a crash needs no other to remember what it missed.
@@ -200,7 +201,7 @@ impl Copies {
             Todo::Bring { .. } if holders.is_empty() && answered => {}
             Todo::Bring { .. } if holders.is_empty() => drop(turn.open.fetch_add(1, Relaxed)),
             Todo::Bring { .. } => self.bring(&row, holders, turn).await,
-            Todo::Drop { once } if holders.len() == once.len() => self.drop_copy(&row).await,
+            Todo::Drop { once } if holders.len() == once.len() => self.drop_copy(&row, turn).await,
             Todo::Drop { .. } => drop(turn.open.fetch_add(1, Relaxed)),
             Todo::Move { to } => self.give_away(&row, to, &holders, turn).await,
         }
@@ -238,11 +239,12 @@ impl Copies {
         }
     }
 
-    async fn drop_copy(&self, row: &Row) {
-        let (store, object, index) = (self.fs.reader().store().clone(), row.file.object, row.index);
-        let dropped = aside::spawn(move || store.drop_block(&object, index)).await;
-        if dropped.is_ok_and(|bytes| bytes > 0) {
-            self.fs.reader().fill().metrics().copies.trimmed.add(1);
+    async fn drop_copy(&self, row: &Row, turn: &Turn) {
+        let (fill, object, index) = (self.fs.reader().fill().clone(), row.file.object, row.index);
+        match aside::spawn(move || fill.drop_copy(&object, index)).await {
+            Ok(Some(bytes)) if bytes > 0 => self.fs.reader().fill().metrics().copies.trimmed.add(1),
+            Ok(Some(_)) | Err(_) => {}
+            Ok(None) => drop(turn.open.fetch_add(1, Relaxed)),
         }
     }
 

@@ -12,6 +12,7 @@ mod demand;
 mod flight;
 mod give;
 mod lane;
+mod promise;
 mod stream;
 mod verify;
 pub mod window;
@@ -176,6 +177,7 @@ struct Shared {
     giving: Arc<tokio::sync::Semaphore>,
     copying: copy::Copying,
     demand: demand::Demand,
+    promises: promise::Promises,
 }
 
 #[derive(Default)]
@@ -224,7 +226,14 @@ impl Fill {
         let units = self.lanes.all.memory_units() as usize;
         let giving = Arc::new(tokio::sync::Semaphore::new(units));
         let copying = copy::Copying::new(units / 4);
-        let shared = Shared { neighbours, seen: window::Touches::new(SEEN_MAX), giving, copying, demand: demand::Demand::default() };
+        let shared = Shared {
+            neighbours,
+            seen: window::Touches::new(SEEN_MAX),
+            giving,
+            copying,
+            demand: demand::Demand::default(),
+            promises: promise::Promises::default(),
+        };
         assert!(self.shared.set(shared).is_ok(), "a node is in one cache");
     }
 

@@ -221,13 +221,10 @@ impl Fill {
             if file.local_copy == LocalCopy::Always || shared.neighbours.holds(block, file.copies.min) {
                 continue;
             }
-            if file.object.size <= self.block_size.bytes() {
-                self.store.free(&file.object);
-            } else if self.store.drop_block(&file.object, block.index) == 0 {
-                // One whose blocks are all here by now stays until the eviction takes it.
-                continue;
+            // Nothing: somebody counts on it, who goes by another list, or its blocks are all here by now and it leaves by eviction.
+            if self.drop_copy(&file.object, block.index).unwrap_or(0) > 0 {
+                self.metrics.copies.trimmed.add(1);
             }
-            self.metrics.copies.trimmed.add(1);
         }
     }
 

@@ -109,7 +109,7 @@ impl Blocks for Gives {
 
     async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal> {
         let (node, _) = self.dataset(&request.dataset)?;
-        let look = move || request.blocks.iter().map(|(object, index)| node.store.contains(object, *index)).collect();
+        let look = move || node.fill.promise(&request.blocks);
         // Of files that are filling the disk may be asked.
         aside::spawn(look).await.map_err(|_| Refusal::Busy)
     }
