@@ -7,8 +7,10 @@
 //! Each node looks for what it lacks itself and brings it: so a block that many could give is brought once, nobody has to agree with anybody, and a
 //! node that comes back after a crash needs no other to remember what it missed.
 
+mod cool;
 mod todo;
 
+pub use cool::cool;
 pub use todo::{CopyTerms, Todo, todo};
 
 use std::collections::{HashMap, HashSet};
@@ -297,38 +299,38 @@ impl Copies {
     }
 
     async fn act_on(&self, rows: Vec<Row>, turn: &Turn) {
-        let asked = self.ask(&rows).await;
+        let asked = ask(&self.neighbours, &rows).await;
         let rows = futures::stream::iter(rows.into_iter().zip(asked));
         rows.for_each_concurrent(BLOCKS_MAX, |(row, asked)| self.act(row, asked, turn)).await;
     }
+}
 
-    /// Which of its nodes has each row's block, best first.
-    async fn ask(&self, rows: &[Row]) -> Vec<Asked> {
-        let mut asked: HashMap<NodeName, Vec<usize>> = HashMap::new();
-        for (at, row) in rows.iter().enumerate() {
-            for node in row.todo.nodes() {
-                asked.entry(node.clone()).or_default().push(at);
-            }
+/// Which of its nodes has each row's block, best first.
+async fn ask(neighbours: &Neighbours, rows: &[Row]) -> Vec<Asked> {
+    let mut asked: HashMap<NodeName, Vec<usize>> = HashMap::new();
+    for (at, row) in rows.iter().enumerate() {
+        for node in row.todo.nodes() {
+            asked.entry(node.clone()).or_default().push(at);
         }
-        let question = |(node, asked): (NodeName, Vec<usize>)| {
-            let blocks = asked.iter().map(|at| (rows[*at].file.object, rows[*at].index)).collect();
-            let request = HoldsRequest { dataset: rows[asked[0]].file.origin.dataset.clone(), blocks };
-            let peers = self.neighbours.peers().clone();
-            async move {
-                let held = peers.holds(&node, &request).await.ok()?;
-                let has: HashSet<usize> = asked.into_iter().zip(held).filter(|(_, held)| *held).map(|(at, _)| at).collect();
-                Some((node, has))
-            }
-        };
-        let questions: Vec<_> = asked.into_iter().map(question).collect();
-        let answers: HashMap<NodeName, HashSet<usize>> = futures::future::join_all(questions).await.into_iter().flatten().collect();
-        let has = |at: usize, node: &NodeName| answers.get(node).is_some_and(|held| held.contains(&at));
-        let of = |(at, row): (usize, &Row)| Asked {
-            holders: row.todo.nodes().iter().filter(|node| has(at, node)).cloned().collect(),
-            answered: row.todo.nodes().iter().all(|node| answers.contains_key(node)),
-        };
-        rows.iter().enumerate().map(of).collect()
     }
+    let question = |(node, asked): (NodeName, Vec<usize>)| {
+        let blocks = asked.iter().map(|at| (rows[*at].file.object, rows[*at].index)).collect();
+        let request = HoldsRequest { dataset: rows[asked[0]].file.origin.dataset.clone(), blocks };
+        let peers = neighbours.peers().clone();
+        async move {
+            let held = peers.holds(&node, &request).await.ok()?;
+            let has: HashSet<usize> = asked.into_iter().zip(held).filter(|(_, held)| *held).map(|(at, _)| at).collect();
+            Some((node, has))
+        }
+    };
+    let questions: Vec<_> = asked.into_iter().map(question).collect();
+    let answers: HashMap<NodeName, HashSet<usize>> = futures::future::join_all(questions).await.into_iter().flatten().collect();
+    let has = |at: usize, node: &NodeName| answers.get(node).is_some_and(|held| held.contains(&at));
+    let of = |(at, row): (usize, &Row)| Asked {
+        holders: row.todo.nodes().iter().filter(|node| has(at, node)).cloned().collect(),
+        answered: row.todo.nodes().iter().all(|node| answers.contains_key(node)),
+    };
+    rows.iter().enumerate().map(of).collect()
 }
 
 /// Sends what `todo` says of each block that rules let into the cache. Blocks.

@@ -37,7 +37,7 @@ use tracing::warn;
 
 use crate::access::{self, AccessError};
 use crate::aside;
-use crate::copies::Copies;
+use crate::copies::{self, Copies};
 use crate::fill::{COOL_EVERY, Fill, FillLimits, Origin};
 use crate::fs::{Filesystem, Parts};
 use crate::fuse::{self, FuseError, Latencies};
@@ -200,7 +200,9 @@ impl Node {
         node.tasks.lock().spawn_on(maintain(node.store.clone(), node.stop.clone()), &runtime);
         if let Some(listener) = listener {
             node.give(listener);
-            node.tasks.lock().spawn_on(cool(node.fill.clone(), node.stop.clone()), &runtime);
+        }
+        if let Some((neighbours, _)) = &node.shared {
+            node.tasks.lock().spawn_on(cool(neighbours.clone(), node.fill.clone(), node.stop.clone()), &runtime);
         }
         Ok(node)
     }
@@ -451,15 +453,15 @@ async fn maintain(store: Arc<Store>, stop: CancellationToken) {
 }
 
 /// Drops what was lent to this node and is read no more.
-async fn cool(fill: Arc<Fill>, stop: CancellationToken) {
+async fn cool(neighbours: Arc<Neighbours>, fill: Arc<Fill>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(COOL_EVERY) => {}
         }
-        let fill = fill.clone();
-        if aside::spawn(move || fill.cool(Instant::now())).await.is_err() {
-            warn!("copies that nobody reads could not be dropped; it is tried again");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = copies::cool(&neighbours, &fill, Instant::now()) => {}
         }
     }
 }

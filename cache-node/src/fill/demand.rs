@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use forebay_wire::block::{BlockId, BlockIndex, Extent};
 use forebay_wire::id::NodeName;
-use forebay_wire::rule::LocalCopy;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -212,20 +211,11 @@ impl Fill {
         }
     }
 
-    /// Drops copies that were lent and that nobody read lately, as of `now`. Blocks on the disk.
-    pub fn cool(&self, now: Instant) {
-        let Some(shared) = self.shared.get() else { return };
+    /// Copies that were lent to this node and that nobody read lately, as of `now`. They don't count as lent any more.
+    pub fn take_unread(&self, now: Instant) -> Vec<(Arc<FileObject>, BlockIndex)> {
+        let Some(shared) = self.shared.get() else { return Vec::new() };
         shared.demand.forget_cool(now);
-        for (block, file) in shared.demand.take_unread(now) {
-            // By a newer list it may be this node's own.
-            if file.local_copy == LocalCopy::Always || shared.neighbours.holds(block, file.copies.min) {
-                continue;
-            }
-            // Nothing: somebody counts on it, who goes by another list, or its blocks are all here by now and it leaves by eviction.
-            if self.drop_copy(&file.object, block.index).unwrap_or(0) > 0 {
-                self.metrics.copies.trimmed.add(1);
-            }
-        }
+        shared.demand.take_unread(now).into_iter().map(|(block, file)| (file, block.index)).collect()
     }
 
     /// `part` of a block that was asked for, in blocks.

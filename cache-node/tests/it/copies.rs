@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use forebay_node::control::{Control, DrainProgress};
+use forebay_node::copies::cool;
 use forebay_node::fill::LENT_UNREAD;
 use futures::StreamExt;
 
@@ -202,15 +203,15 @@ async fn s_17_a_block_that_many_nodes_ask_for_is_on_several_and_on_one_again_whe
     assert!(given.len() == 3 && given.iter().all(|bytes| *bytes * 2 <= all), "three nodes give, none more than half: {given:?}");
     assert!(holders(&rigs, &cool).iter().all(|count| *count == 1), "what few ask for is on one");
 
-    let cool_down = |after: Duration| {
+    let cool_down = async |after: Duration| {
         let at = tokio::time::Instant::now() + after;
         for rig in &rigs {
-            rig.node.fill().cool(at);
+            cool(&rig.node.shared().unwrap().0, rig.node.fill(), at).await;
         }
     };
-    cool_down(LENT_UNREAD / 2);
+    cool_down(LENT_UNREAD / 2).await;
     assert_eq!(holders(&rigs, &hot), [3], "it was read a moment ago");
-    cool_down(LENT_UNREAD);
+    cool_down(LENT_UNREAD).await;
     assert_eq!(holders(&rigs, &hot), [1], "its owner has it");
     read_all(&rigs, &hot).await;
     assert_eq!(source.bytes.load(Relaxed) - before, bytes_of(&hot));
