@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use forebay_node::control::{Control, DrainProgress};
-use forebay_node::copies::cool;
+use forebay_node::copies;
 use forebay_node::fill::LENT_UNREAD;
 use futures::StreamExt;
 
@@ -206,7 +206,7 @@ async fn s_17_a_block_that_many_nodes_ask_for_is_on_several_and_on_one_again_whe
     let cool_down = async |after: Duration| {
         let at = tokio::time::Instant::now() + after;
         for rig in &rigs {
-            cool(&rig.node.shared().unwrap().0, rig.node.fill(), at).await;
+            copies::cool(&rig.node.shared().unwrap().0, rig.node.fill(), at).await;
         }
     };
     cool_down(LENT_UNREAD / 2).await;
