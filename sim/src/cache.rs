@@ -153,6 +153,12 @@ impl Cache {
         self.places.lock()[number].troubled_until > Instant::now()
     }
 
+    /// Also one that doesn't run: who was killed a moment ago is still asked.
+    pub(crate) fn is_anyone_troubled(&self) -> bool {
+        let now = Instant::now();
+        self.places.lock().iter().any(|place| place.troubled_until > now)
+    }
+
     /// It is over at `until`.
     pub(crate) fn settle_trouble(&self, number: usize, until: Instant) {
         self.places.lock()[number].troubled_until = until;

@@ -93,7 +93,7 @@ impl Judge {
         let is_bypassed = own.node.shared().is_some_and(|(neighbours, _)| neighbours.peers().bypassed().contains(&named));
         // A node that is ranked stands in for those before it, when another can't reach them: whoever that is.
         let is_ranked = own.node.shared().is_some_and(|(neighbours, _)| neighbours.is_ranked(block));
-        let stands_in = !is_own && is_ranked && self.cache.running().into_iter().any(|node| self.cache.is_troubled(node));
+        let stands_in = !is_own && is_ranked && self.cache.is_anyone_troubled();
         let is_troubled = stands_in || [reader, other].into_iter().any(|node| self.cache.is_troubled(node));
         match () {
             () if is_bypassed || is_troubled || net.is_cut(reader, other) || net.is_cut(other, reader) => Reason::Troubled,
