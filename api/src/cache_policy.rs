@@ -75,6 +75,9 @@ pub struct CachePolicySpec {
     /// Whether a Dataset without credentials of its own reads with the node's cloud role.
     #[serde(default)]
     pub ambient_credentials: AmbientCredentials,
+    /// The highest `priority` that a Dataset can have here, -1000 to 1000: one that asks for more is counted with this.
+    #[serde(default)]
+    pub max_priority: i32,
 }
 
 fn allowed_sources() -> Vec<String> {

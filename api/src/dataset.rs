@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub(crate) use fields::fields;
 pub use status::{
-    DatasetStatus, FailedFile, NodeCoverage, NodeShare, PreloadState, PreloadStatus, ProblemKey, ProblemKeys, ResolvedPolicy,
+    DatasetStatus, FailedFile, NodeCoverage, NodeShare, PreloadState, PreloadStatus, ProblemKey, ProblemKeys, QuotaStatus, ResolvedPolicy,
 };
 
 /// The spec of a Dataset, in the words that a file for `forebay-node mount` uses too.

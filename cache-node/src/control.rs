@@ -116,6 +116,12 @@ pub struct DatasetStatus {
     pub mount: Option<MountStatus>,
     /// What each node of the cache holds, by name, this one among them; empty when nobody asked for it.
     pub nodes: Vec<NodeCoverage>,
+    /// This node's share of the quota; `None` where there is none.
+    pub quota_bytes: Option<u64>,
+    /// What counts to it: the bytes that the store holds of the data set, as the store counts them.
+    pub stored_bytes: u64,
+    /// Under pressure what is of lower priority leaves first.
+    pub priority: i32,
 }
 
 /// How much of a data set a node of the cache holds. A block is the own one of the node that is first in its rank; a file that of its first block.
@@ -204,6 +210,8 @@ pub struct PreloadProgress {
     /// Of what was here already: what was read and agreed with its checksums, and blocks that didn't and were loaded anew.
     pub bytes_verified: u64,
     pub blocks_mended: u64,
+    /// Of `bytes_read_through`, what there is room for and the data set's quota doesn't let in.
+    pub bytes_over_quota: u64,
 }
 
 /// What is to be loaded.

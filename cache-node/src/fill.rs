@@ -296,7 +296,7 @@ impl Fill {
         let is_to_be_here = self.shared.get().is_none_or(|shared| shared.neighbours.holds(block, file.copies.min));
         let would_stay = match (file.local_copy, is_to_be_here) {
             (_, true) | (LocalCopy::Always, false) => true,
-            (LocalCopy::Hot, false) => self.store.has_room_beside(&file.object, self.block_size.bytes()),
+            (LocalCopy::Hot, false) => self.store.has_room_beside(file.origin.slot, &file.object, self.block_size.bytes()),
             (LocalCopy::Never, false) => false,
         };
         !would_stay || extent.len() <= DIRECT_BYTES_MAX && !self.touches.touch(block)
@@ -322,9 +322,10 @@ impl Fill {
         if self.store.contains(&file.object, index) {
             return Ok(true);
         }
-        let (flight, _) = self.join(file, index, Priority::Background);
+        let (flight, joined) = self.join(file, index, Priority::Background);
         flight.finished().await?;
-        Ok(flight.settled().await)
+        // One that was refused when it came may have room by now.
+        Ok(flight.settled().await || joined && self.keep(file, index, &flight).await)
     }
 
     /// The flight of a block, and whether it was there before.

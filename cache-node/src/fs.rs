@@ -39,6 +39,7 @@ use ahead::FilesAhead;
 pub use error::Error;
 use evicted::Evicted;
 use forebay_manifest::{ContentId, Manifest, RemovedList};
+use forebay_store::DatasetSlot;
 pub use locate::FileOfEntryError;
 use locate::Resolved;
 pub use loose::seconds as seconds_of;
@@ -263,6 +264,10 @@ impl Filesystem {
     /// `namespace/name`.
     pub fn name(&self) -> &str {
         &self.parts.name
+    }
+    /// For the store's accounting.
+    pub fn slot(&self) -> DatasetSlot {
+        DatasetSlot::of(self.name())
     }
     pub fn reader(&self) -> &Reader {
         &self.parts.reader

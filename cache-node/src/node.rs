@@ -10,6 +10,7 @@ mod dataset;
 mod give;
 mod memory;
 mod serve;
+mod store;
 
 pub use dataset::{Change, Dataset};
 pub use serve::{Setup, run};
@@ -25,7 +26,6 @@ use forebay_placement::Shelf;
 use forebay_wire::dataset_spec::{self, Eviction, Location, Sync, Verify};
 use forebay_wire::node_config::{NodeConfig, PeerNode, Peers};
 use forebay_wire::secret::SourceAccess;
-use forebay_wire::unit::Capacity as CapacitySpec;
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -49,14 +49,9 @@ use crate::refresh::{Group, Refresh};
 use crate::rules::RuleTable;
 use forebay_manifest::{Catalog, ManifestError, RemovedList};
 use forebay_source::{Limits, Rates, SourceError, SourceHandle};
-use forebay_store::evict::EvictionKind;
-use forebay_store::{Capacity, DatasetSlot, Store, StoreConfig, StoreError, TierConfig, TierKind};
+use forebay_store::{DatasetSlot, Store, StoreError, Terms};
 use forebay_wire::block::BlockSize;
 
-/// Descriptors that the store may keep open; `RLIMIT_NOFILE` is 1024 where nobody raised it.
-const OPEN_FILES_MAX: usize = 512;
-/// How long a full or failing tier is left alone.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Expiry, `keepFreePercent`, half-empty segments.
 /// Pods of a cache start within so long of each other; and a node that is silent for so long isn't waited for.
 const TAKE_OVER: Duration = Duration::from_secs(5);
@@ -169,7 +164,7 @@ impl Node {
     pub fn start_towards(config: NodeConfig, eviction: Eviction, runtime: Handle, towards: Towards) -> Result<Arc<Self>, NodeError> {
         let Towards { limits, identity, take_over, brought } = towards;
         let block_size = BlockSize::new(config.block_size.bytes()).ok_or(NodeError::BlockSize { bytes: config.block_size.bytes() })?;
-        let store = Arc::new(Store::open(store_config(&config, block_size, eviction))?);
+        let store = Arc::new(Store::open(store::config(&config, block_size, eviction))?);
         let rates = config.source_limits;
         let fill_limits = FillLimits { fills_max: config.fills_max, buffer_bytes: config.fill_buffer.bytes() };
         let fill = Fill::new(store.clone(), block_size, fill_limits, runtime.clone());
@@ -233,12 +228,10 @@ impl Node {
         let Some((neighbours, _)) = &self.shared else { return Ok(()) };
         neighbours.set(nodes)?;
         self.rates.set_share(neighbours.share());
+        for dataset in self.datasets() {
+            self.set_terms(dataset.slot(), &dataset.spec());
+        }
         Ok(())
-    }
-
-    /// Lets the cache of all data sets go by `eviction` from now on.
-    pub fn set_eviction(&self, eviction: Eviction) {
-        self.store.set_eviction(kind(eviction));
     }
 
     /// How the log's directives are changed.
@@ -282,6 +275,7 @@ impl Node {
             return Err(NodeError::Duplicate { dataset: name });
         }
         let slot = DatasetSlot::of(&name);
+        self.set_terms(slot, &spec);
         let folder = self.state_folder(&spec);
         let manifests = folder.join("manifests");
         let failed = |cause| NodeError::Manifest { dataset: name.clone(), cause };
@@ -345,6 +339,7 @@ impl Node {
     pub fn change(self: &Arc<Self>, dataset: &Arc<Dataset>, spec: dataset_spec::Dataset) -> Result<Change, NodeError> {
         let failed = |cause| NodeError::Manifest { dataset: spec.name.to_string(), cause };
         let change = dataset.take(&spec).map_err(failed)?;
+        self.set_terms(dataset.slot(), &dataset.spec());
         if change == Change::Live {
             self.keep_loaded(dataset, true);
         }
@@ -356,6 +351,7 @@ impl Node {
         dataset.stop();
         self.datasets.write().retain(|other| !Arc::ptr_eq(other, dataset));
         self.store.free_dataset(dataset.slot());
+        self.store.set_terms(dataset.slot(), Terms::default());
         if let Err(error) = std::fs::remove_dir_all(dataset.folder())
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -463,35 +459,5 @@ async fn cool(neighbours: Arc<Neighbours>, fill: Arc<Fill>, stop: CancellationTo
             () = stop.cancelled() => return,
             () = copies::cool(&neighbours, &fill, Instant::now()) => {}
         }
-    }
-}
-
-fn kind(eviction: Eviction) -> EvictionKind {
-    match eviction {
-        Eviction::Hold => EvictionKind::Hold,
-        Eviction::Lru => EvictionKind::Lru,
-        Eviction::S3Fifo => EvictionKind::S3Fifo,
-    }
-}
-
-fn store_config(config: &NodeConfig, block_size: BlockSize, eviction: Eviction) -> StoreConfig {
-    let tier = |tier: &forebay_wire::node_config::Tier| TierConfig {
-        kind: if memory::is_tmpfs(&tier.path) { TierKind::Memory } else { TierKind::Disk },
-        path: tier.path.clone(),
-        capacity: match tier.capacity {
-            CapacitySpec::Bytes(size) => Capacity::Bytes(size.bytes()),
-            CapacitySpec::Percent(percent) => Capacity::Percent(percent.get()),
-        },
-        keep_free_percent: tier.keep_free.get(),
-    };
-    StoreConfig {
-        tiers: config.tiers.iter().map(tier).collect(),
-        block_size,
-        passthrough_min_bytes: config.passthrough_min.bytes(),
-        eviction: kind(eviction),
-        open_files_max: OPEN_FILES_MAX,
-        probe_interval: PROBE_INTERVAL,
-        // What the mount's page cache holds is not paid for twice.
-        drop_pages_after_read: true,
     }
 }

@@ -80,6 +80,8 @@ pub struct View {
     own: PeerIndex,
     /// Of all weights, in all zones: each zone reads the source for itself.
     share: f64,
+    /// Of the weights in its own zone, which is a cache of its own.
+    cache_share: f64,
 }
 
 impl View {
@@ -92,8 +94,9 @@ impl View {
         };
         let own = placement.find(own).ok_or_else(|| PeerSetupError::Unlisted { node: own.clone() })?;
         let whole: f64 = all.iter().map(|peer| peer.weight.get() as f64).sum();
-        let share = placement.peer(own).weight.get() as f64 / whole;
-        Ok(Self { nodes: nodes.to_vec(), placement, own, share })
+        let weight = placement.peer(own).weight.get() as f64;
+        let of_cache: f64 = placement.peers().iter().map(|peer| peer.weight.get() as f64).sum();
+        Ok(Self { nodes: nodes.to_vec(), placement, own, share: weight / whole, cache_share: weight / of_cache })
     }
 
     /// The first `count` nodes of a block, or all when there are fewer.
@@ -193,6 +196,11 @@ impl Neighbours {
     /// Of what all nodes may ask the sources for, how much is for this one: above 0, at most 1.
     pub fn share(&self) -> f64 {
         self.view.load().share
+    }
+
+    /// Of what the whole cache may hold, how much is for this one: above 0, at most 1. Each zone is a cache.
+    pub fn cache_share(&self) -> f64 {
+        self.view.load().cache_share
     }
 
     /// The list in force.

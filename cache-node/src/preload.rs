@@ -205,14 +205,16 @@ impl Preload {
         let paths = list::without_paths_below_others(paths);
         let (rules, fs) = (self.fs.rules(), self.fs.clone());
         let (listed, below) = (manifest.clone(), paths.clone());
-        let count = aside::spawn(move || list::count(&listed, &rules, share(&fs), fs.reader().store(), &below));
+        let count = aside::spawn(move || list::count(&listed, &rules, share(&fs), (fs.reader().store(), fs.slot()), &below));
         let (totals, plan) = count.await.map_err(|_| PreloadError::Aborted)??;
         self.failed.lock().clear();
         let counters = Arc::new(Counters::default());
         counters.note_passed(totals.files_passed, totals.bytes_passed);
         // Of all that was asked for: what is read through is taken off in `snapshot`.
         let (files_total, bytes_total) = (totals.files + totals.files_passed, totals.bytes + totals.bytes_passed);
-        let began = PreloadProgress { state: PreloadState::Running, files_total, bytes_total, ..PreloadProgress::default() };
+        let bytes_over_quota = totals.bytes_over_quota;
+        let began =
+            PreloadProgress { state: PreloadState::Running, files_total, bytes_total, bytes_over_quota, ..PreloadProgress::default() };
         self.progress.send_replace(Some(snapshot(&began, &counters, 0)));
         info!(
             dataset = self.fs.name(),
@@ -355,7 +357,7 @@ impl Preload {
                     pace.bucket.take((len as f64 / reader.fill().share()) as u64).await;
                 }
                 // Asked after the wait: others may have filled the cache meanwhile.
-                if !reader.store().would_hold(&file.object, len, class) || !reader.fill().load(file, index).await? {
+                if !reader.store().would_hold(self.fs.slot(), &file.object, len, class) || !reader.fill().load(file, index).await? {
                     return Ok(());
                 }
             }

@@ -28,6 +28,9 @@ pub struct Dataset {
     /// Sorted by path, each path once.
     pub rules: Vec<Rule>,
     pub eviction: Eviction,
+    /// The most that the whole cache holds of it; `None`: as much as the cache has room for.
+    pub quota: Option<ByteSize>,
+    pub priority: Priority,
     pub preload: Preload,
     pub sync: Sync,
     pub permissions: Permissions,
@@ -123,6 +126,27 @@ impl Eviction {
         let mut wishes = wishes.into_iter();
         let first = wishes.next().unwrap_or_default();
         if wishes.all(|wish| wish == first) { first } else { Self::Hold }
+    }
+}
+
+/// Before whom a data set has room in a cache that it shares: under pressure what is of lower priority leaves first, and nothing leaves for what is of
+/// a lower one. Written and read as a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(i16);
+
+impl Priority {
+    pub const MIN: i32 = -1000;
+    pub const MAX: i32 = 1000;
+
+    /// `None` beyond `MIN` and `MAX`.
+    pub fn new(number: i32) -> Option<Self> {
+        if !(Self::MIN..=Self::MAX).contains(&number) {
+            return None;
+        }
+        i16::try_from(number).ok().map(Self)
+    }
+    pub fn get(self) -> i16 {
+        self.0
     }
 }
 

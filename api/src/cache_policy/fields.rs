@@ -1,6 +1,7 @@
 //! What the API server checks of a CachePolicy beyond the types of its fields.
 //! Knows what can't be meant. Does not know any node.
 
+use forebay_wire::dataset_spec::Priority;
 use serde_json::json;
 
 use crate::crd::field::Field;
@@ -17,6 +18,7 @@ pub(crate) fn fields() -> Vec<Field> {
     tiers(&mut fields);
     fields.push(quantity(Field::at("spec.source.maxBytesPerSecond")).left_out("no limit"));
     fields.push(Field::at("spec.source.maxRequestsPerSecond").limit("minimum", 1).left_out("no limit"));
+    fields.push(Field::at("spec.maxPriority").limit("minimum", Priority::MIN).limit("maximum", Priority::MAX));
     fields.push(
         Field::at("spec.allowedNamespaces")
             .rule_at(

@@ -2,6 +2,7 @@
 //! Knows the rules of `forebay-wire` as far as CEL can say them; the operator has the last word with `Dataset::parse`.
 //! Invariant: nothing is refused here that a node would take, but for spellings that a list's key can't have (`/a/` for `/a`).
 
+use forebay_wire::dataset_spec::Priority;
 use serde_json::json;
 
 use crate::crd::field::Field;
@@ -201,6 +202,8 @@ fn rules(fields: &mut Vec<Field>) {
 
 fn rest(fields: &mut Vec<Field>) {
     fields.push(Field::at("spec.eviction").left_out("Hold"));
+    fields.push(quantity(Field::at("spec.quota")).left_out("as much as the cache has room for"));
+    fields.push(Field::at("spec.priority").limit("minimum", Priority::MIN).limit("maximum", Priority::MAX).left_out("0"));
     fields.push(Field::at("spec.verify").left_out("Stream"));
     fields.push(Field::at("spec.preload.when").left_out("Never"));
     fields.push(

@@ -53,6 +53,9 @@ pub struct DatasetStatus {
     /// The preload of the current revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preload: Option<PreloadStatus>,
+    /// Where the spec has a quota: how far it goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<QuotaStatus>,
     /// Files that could not be loaded, at most ten of them; `preload.failed` has the count.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failed_files: Vec<FailedFile>,
@@ -72,6 +75,17 @@ pub struct ResolvedPolicy {
     pub name: String,
     /// Another policy of the same name has another one.
     pub uid: String,
+}
+
+/// How far a quota goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaStatus {
+    /// Bytes that count to it, copies included, such as `9.5Ti`; of the zone that holds the most.
+    pub used: String,
+    /// What rules and preload ask for beyond it and is read from the source, such as `2Ti`; absent when nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excess: Option<String>,
 }
 
 /// Where a preload stands.

@@ -127,6 +127,8 @@ fn good_objects_are_taken() {
         json!({ "source": "file:///mnt/nfs/labels" }),
         // What a template leaves empty is as if it weren't there.
         json!({ "source": "s3://abc", "eviction": null, "preload": null, "rules": [] }),
+        json!({ "source": "s3://abc", "quota": "10Ti", "priority": 1000 }),
+        json!({ "source": "s3://abc", "quota": 1_000_000, "priority": -1000 }),
         json!({ "source": "s3://abc", "rules": [{ "path": "/a", "cache": "Pin", "maxBytes": 1_000_000 }, { "path": "/b", "cache": "Pin", "maxBytes": "1.5Ti" }] }),
         json!({ "source": "s3://abc", "rules": [{ "path": "/a/b", "maxBytes": "1Gi" }, { "path": "/a", "cache": "Pin" }] }),
         json!({ "source": "s3://abc", "rules": [{ "path": "/", "ttl": "1h30m" }, { "path": "/a", "ttl": "1500ms" }, { "path": "/b", "ttl": "1m" }, { "path": "/..b", "ttl": "100d" }] }),
@@ -142,6 +144,7 @@ fn good_objects_are_taken() {
             "nodes": { "selector": { "nodeSelectorTerms": [] }, "tolerations": [], "topologyKey": "" },
             "tiers": [{ "type": "Memory", "capacity": "32Gi" }, { "type": "Disk", "paths": ["/mnt/nvme*/forebay"], "capacity": "90%", "keepFreePercent": 15 }],
             "source": { "maxBytesPerSecond": "40Gi", "maxRequestsPerSecond": 3500 },
+            "maxPriority": 100,
             "allowedNamespaces": { "from": "All" },
             "allowedSources": ["s3://*", "file:///mnt/*", "https://minio.corp:9000"],
             "ambientCredentials": "Deny"

@@ -34,6 +34,8 @@ fn datasets_come_back_as_they_were_written() {
                 { "path": "/labels", "ttl": "24h", "localCopy": "Always" }
             ],
             "eviction": "S3FIFO",
+            "quota": "500Ti",
+            "priority": 10,
             "preload": { "when": "Once", "paths": ["/images/train"], "maxBytesPerSecond": "20Gi", "revision": 1, "suspend": false },
             "sync": { "mode": "Interval", "interval": "10m" },
             "permissions": { "uid": 0, "gid": 0, "fileMode": "0444", "directoryMode": "0555" },
@@ -74,6 +76,7 @@ fn the_shortest_policy_takes_the_defaults() {
     assert_eq!(spec.allowed_namespaces.from, NamespacesFrom::All);
     assert_eq!(spec.allowed_sources, ["s3://*"]);
     assert_eq!(spec.ambient_credentials, AmbientCredentials::Deny);
+    assert_eq!(spec.max_priority, 0);
     assert!(spec.nodes.selector.is_none() && spec.source.max_bytes_per_second.is_none());
 }
 
@@ -93,7 +96,8 @@ fn policies_come_back_as_they_were_written() {
         "source": { "maxBytesPerSecond": "40Gi", "maxRequestsPerSecond": 3500 },
         "allowedNamespaces": { "from": "Selector", "selector": { "matchLabels": { "team": "vision" } } },
         "allowedSources": ["s3://*"],
-        "ambientCredentials": "Deny"
+        "ambientCredentials": "Deny",
+        "maxPriority": 100
     });
     let object: CachePolicy = serde_json::from_value(policy(&spec)).unwrap();
     assert_eq!(serde_json::to_value(&object).unwrap(), policy(&spec));

@@ -131,6 +131,19 @@ fn dataset(dataset: &DatasetStatus) {
         HumanCount(dataset.source_errors),
         bytes(dataset.saved_bytes())
     );
+    if let Some(quota) = dataset.quota_bytes {
+        println!("  quota     {} of {} used", bytes(dataset.stored_bytes), bytes(quota));
+        let over = dataset.preload.as_ref().map_or(0, |preload| preload.bytes_over_quota);
+        if over > 0 {
+            println!(
+                "  quota     keeps out {} of what rules and preload ask for: raise spec.quota, or ask for less by preload.paths or maxBytes",
+                bytes(over)
+            );
+        }
+    }
+    if dataset.priority != 0 {
+        println!("  priority  {}", dataset.priority);
+    }
     if dataset.lacking_copies > 0 {
         println!("  copies    {} that are to be here and could not be brought yet", HumanCount(dataset.lacking_copies));
     }
@@ -191,7 +204,11 @@ fn line(progress: &PreloadProgress) -> String {
     let through = match (progress.files_read_through, progress.bytes_read_through) {
         (0, 0) => String::new(),
         (files, through) => {
-            format!(", {} files and {} left to the source: the cache would not keep them", HumanCount(files), bytes(through))
+            let quota = match progress.bytes_over_quota {
+                0 => String::new(),
+                over => format!(" ({} for the quota)", bytes(over)),
+            };
+            format!(", {} files and {} left to the source: the cache would not keep them{quota}", HumanCount(files), bytes(through))
         }
     };
     let verified = match (progress.bytes_verified, progress.blocks_mended) {

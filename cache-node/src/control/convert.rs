@@ -111,7 +111,8 @@ preload_progress!(
     files_read_through,
     bytes_read_through,
     bytes_verified,
-    blocks_mended
+    blocks_mended,
+    bytes_over_quota
 );
 
 impl From<PreloadState> for wire::PreloadState {
@@ -192,7 +193,10 @@ dataset_status!(
     read_peer_bytes,
     read_source_bytes,
     lister,
-    lacking_copies
+    lacking_copies,
+    quota_bytes,
+    stored_bytes,
+    priority
 );
 
 impl From<DrainProgress> for wire::DrainProgress {

@@ -76,7 +76,7 @@ impl Fill {
         match file.local_copy {
             LocalCopy::Always => true,
             LocalCopy::Never => false,
-            LocalCopy::Hot => shared.seen.touch(block) && self.store.has_room_beside(&file.object, flight.len() as u64),
+            LocalCopy::Hot => shared.seen.touch(block) && self.store.has_room_beside(file.origin.slot, &file.object, flight.len() as u64),
         }
     }
 

@@ -260,6 +260,7 @@ impl Dataset {
     }
 
     fn status(&self, (cached_files, cached_bytes): (u64, u64)) -> DatasetStatus {
+        let stored = self.stored();
         let statistics = self.fs.statistics();
         let manifest = self.fs.manifest();
         let progress = self.refresh.progress();
@@ -325,6 +326,9 @@ impl Dataset {
             lacking_copies: self.copies.as_ref().map_or(0, |copies| copies.lacking()),
             mount: self.in_force().map(|in_force| mount(&in_force, self.fs.serving())),
             nodes: Vec::new(),
+            quota_bytes: stored.terms.quota_bytes,
+            stored_bytes: stored.used_bytes,
+            priority: i32::from(stored.terms.priority),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use forebay_manifest::ManifestError;
 use forebay_source::SourceHandle;
-use forebay_store::DatasetSlot;
+use forebay_store::{DatasetSlot, DatasetUsage};
 use forebay_wire::block::BlockIndex;
 use forebay_wire::dataset_spec::{self, PreloadWhen};
 use forebay_wire::rule::CacheMode;
@@ -100,6 +100,10 @@ impl Dataset {
     pub fn slot(&self) -> DatasetSlot {
         self.place.slot
     }
+    /// What the store holds of it, and on which terms.
+    pub fn stored(&self) -> DatasetUsage {
+        self.fs.reader().store().dataset_usage(self.slot())
+    }
     /// The sources, in the spec's order.
     pub fn sources(&self) -> &[SourceHandle] {
         &self.sources
@@ -140,7 +144,7 @@ impl Dataset {
         turn.clone()
     }
 
-    /// Goes by `spec` from now on, if only rules and preload differ. Which secret a source names is its opener's business.
+    /// Goes by `spec` from now on, if only rules, preload, quota and priority differ. Which secret a source names is its opener's business.
     pub(super) fn take(&self, spec: &dataset_spec::Dataset) -> Result<Change, ManifestError> {
         let current = self.spec();
         let mut rest = spec.clone();
@@ -148,6 +152,8 @@ impl Dataset {
         rest.preload.clone_from(&current.preload);
         // The store's, of which there is one for all data sets: `Node::set_eviction`.
         rest.eviction = current.eviction;
+        // The store's too: `Node::set_terms`.
+        (rest.quota, rest.priority) = (current.quota, current.priority);
         rest.notes.clone_from(&current.notes);
         for (source, now) in rest.sources.iter_mut().zip(&current.sources) {
             source.secret.clone_from(&now.secret);
@@ -211,7 +217,10 @@ impl Dataset {
                 return;
             }
             match ended {
-                Ok(progress) if progress.state == PreloadState::Done && preload.when == PreloadWhen::Once => {
+                // A quota that is raised lets in what it kept out: then it goes on.
+                Ok(progress)
+                    if progress.state == PreloadState::Done && preload.when == PreloadWhen::Once && progress.bytes_over_quota == 0 =>
+                {
                     if let Err(error) = std::fs::write(&mark, b"") {
                         warn!(path = %mark.display(), %error, "a finished preload can't be noted; it is checked again after a restart");
                     }

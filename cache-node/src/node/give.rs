@@ -59,7 +59,7 @@ impl Blocks for Gives {
         if node.store.contains(&block.object, block.index) {
             return Ok(true);
         }
-        if by_demand && !node.store.has_room_beside(&block.object, extent.len()) {
+        if by_demand && !node.store.has_room_beside(file.origin.slot, &block.object, extent.len()) {
             return Ok(false);
         }
         // Before the first byte is read: who gives waits until there is memory.

@@ -7,7 +7,7 @@ use crate::fill::Fill;
 use crate::fs::for_each_below;
 use crate::rules::{Placement, RuleTable};
 use forebay_manifest::{EntryIndex, Manifest, ManifestError};
-use forebay_store::{Class, Plan, Store};
+use forebay_store::{Class, DatasetSlot, Plan, Store};
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, ObjectRef};
 use forebay_wire::rule::LocalCopy;
 
@@ -18,6 +18,8 @@ pub(super) struct Totals {
     pub(super) bytes: u64,
     pub(super) files_passed: u64,
     pub(super) bytes_passed: u64,
+    /// Of these, what only the quota keeps out.
+    pub(super) bytes_over_quota: u64,
 }
 
 /// Whose the blocks of a list are: other nodes load their own.
@@ -40,12 +42,12 @@ impl Share<'_> {
     }
 }
 
-/// Counts what is wanted, and chooses from it where the store would not keep all.
+/// Counts what is wanted of `dataset`, and chooses from it where the store would not keep all.
 pub(super) fn count(
     manifest: &Manifest,
     rules: &RuleTable,
     share: Share<'_>,
-    store: &Store,
+    (store, dataset): (&Store, DatasetSlot),
     paths: &[String],
 ) -> Result<(Totals, Option<Plan>), PreloadError> {
     let mut totals = Totals::default();
@@ -56,10 +58,10 @@ pub(super) fn count(
         charge += store.charge_of(size);
         Ok(())
     })?;
-    if store.has_room_for(charge) {
+    if store.has_room_for(dataset, charge) {
         return Ok((totals, None));
     }
-    let mut forecast = store.forecast();
+    let mut forecast = store.forecast(dataset);
     each_wanted(manifest, rules, share, paths, &mut |entry, size| {
         let (object, class) = object_of(rules, manifest, entry, size)?;
         forecast.add(&object, class);
@@ -85,6 +87,7 @@ pub(super) fn count(
         }
         Ok(())
     })?;
+    totals.bytes_over_quota = ahead.over_quota_bytes();
     Ok((totals, Some(plan)))
 }
 

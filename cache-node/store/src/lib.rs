@@ -6,6 +6,7 @@
 
 mod check;
 mod complete;
+mod datasets;
 pub mod disk;
 pub mod evict;
 mod handles;
@@ -20,10 +21,12 @@ mod room;
 mod segment;
 mod sparse;
 mod table;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod tier;
 mod types;
+mod victims;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -41,6 +44,7 @@ pub use record::fuzz_decode;
 pub use types::*;
 
 use complete::Checked;
+use datasets::Datasets;
 use disk::Disk;
 use evict::EvictionKind;
 use forebay_wire::block::{BlockIndex, ObjectId, ObjectRef};
@@ -71,6 +75,7 @@ struct Counters {
 pub struct Store {
     tiers: Vec<Arc<Tier>>,
     index: Index,
+    datasets: Arc<Datasets>,
     objects: Objects,
     /// One put at a time for what is written whole, and one creation at a time for the rest; by object id.
     putting: Turns,
@@ -112,11 +117,12 @@ impl Store {
     /// As `open`, on a disk that may fail as a test wants it.
     pub fn open_with(config: StoreConfig, disk: Disk) -> Result<Store, StoreError> {
         check_config(&config)?;
+        let datasets = Arc::new(Datasets::new());
         let tiers = config
             .tiers
             .iter()
             .zip(0u8..)
-            .map(|(tier, number)| Tier::open(number, tier, config.eviction, &disk, config.probe_interval).map(Arc::new));
+            .map(|(tier, number)| Tier::open(number, tier, config.eviction, &disk, config.probe_interval, &datasets).map(Arc::new));
         let tiers = tiers.collect::<Result<Vec<_>, _>>()?;
         let (index, counters) = (Index::new(), Counters::default());
         for tier in &tiers {
@@ -129,6 +135,7 @@ impl Store {
         let store = Store {
             tiers,
             index,
+            datasets,
             objects: Objects::new(config.open_files_max),
             putting: Turns::new(),
             rewriting: Mutex::new(()),
@@ -139,6 +146,7 @@ impl Store {
             boot: boot(),
             counters,
         };
+        store.recall_terms();
         store.tiers.iter().for_each(|tier| store.trim(tier, usize::MAX));
         Ok(store)
     }
@@ -307,7 +315,7 @@ impl Store {
 
     fn readmit_at(&self, object: &ObjectRef, entry: &Entry, admission: Admission) -> io::Result<()> {
         let tier = &self.tiers[usize::from(Place::from(entry.location).tier())];
-        let (before, bytes) = match Place::from(entry.location) {
+        match Place::from(entry.location) {
             Place::Segment { number, granule, .. } => {
                 let Some(mut record) = tier.segments.entry_at(number, granule)?.filter(|record| record.object == object.id) else {
                     return Ok(());
@@ -317,29 +325,25 @@ impl Store {
                     return Ok(());
                 }
                 tier.segments.rewrite_entry(number, &record)?;
-                (before, record::record_bytes(object.size))
+                let (Some(dataset), bytes) = (self.datasets.by_number(entry.dataset), record::record_bytes(object.size)) else {
+                    return Ok(());
+                };
+                match (before.class, admission.class) {
+                    (Class::Auto, Class::Pin) => tier.pin(&dataset, bytes),
+                    (Class::Pin, Class::Auto) => tier.unpin(&dataset, bytes),
+                    (Class::Auto, Class::Auto) | (Class::Pin, Class::Pin) => {}
+                }
             }
             Place::File { .. } => {
                 let Some(file) = self.object_at(entry)?.filter(|file| file.id() == object.id) else { return Ok(()) };
-                let before = *file.admission.lock();
-                if before == admission {
+                if file.admission() == admission {
                     return Ok(());
                 }
                 file.readmit(admission)?;
                 if let Some(expires) = admission.expires_at_seconds {
                     tier.first_expiry_seconds.fetch_min(expires, Relaxed);
                 }
-                (before, file.charged_bytes.load(Relaxed))
             }
-        };
-        match (before.class, admission.class) {
-            (Class::Auto, Class::Pin) => {
-                tier.pinned_bytes.fetch_add(bytes, Relaxed);
-            }
-            (Class::Pin, Class::Auto) => {
-                tier.pinned_bytes.fetch_sub(bytes, Relaxed);
-            }
-            (Class::Auto, Class::Auto) | (Class::Pin, Class::Pin) => {}
         }
         self.index.set_pinned(entry.hash, entry.location, admission.class == Class::Pin);
         Ok(())

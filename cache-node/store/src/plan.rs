@@ -1,13 +1,18 @@
-//! Which objects of a list would be kept, decided before any of them is fetched: the lowest hashes, as `Hold` keeps them, up to the room.
-//! Knows hashes, charges and quotas. Does not know where bytes come from. Memory only: 64 Ki sums per tier, whatever the number of objects.
+//! Which objects of a list would be kept, decided before any of them is fetched: the lowest hashes, as `Hold` keeps them, up to the room of their tier
+//! and of their data set's quota. What is of lower priority leaves for them, what is of higher stays.
+//! Knows hashes, charges, quotas and priorities. Does not know where bytes come from. Memory only: 64 Ki sums per tier and one for the quota, whatever the number of objects.
 //! Invariant: the same list in the same order over the same store gives the same choice, and what it chooses fits beside what stays.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::datasets::Dataset;
 use super::index::Place;
 use super::record::record_bytes;
-use super::tier::{PAGE, Tier};
-use super::types::Class;
+use super::tier::{PAGE, Tier, ample};
+use super::types::{Class, DatasetSlot};
 use super::{Store, hash_of, sparse};
 use crate::evict::Reach;
 use forebay_wire::block::{BlockSize, ObjectId, ObjectRef};
@@ -57,9 +62,9 @@ impl Shape {
     }
 }
 
-/// One tier's part of a list.
+/// The part of a list that one tier has, or all of it within the quota.
 struct Tally {
-    /// What pinned objects outside the list leave.
+    /// What stays whatever comes leaves this: pinned objects outside the list, and those of higher priority.
     room_bytes: u64,
     /// Charges of the list's objects, by bucket.
     pinned: Vec<u64>,
@@ -70,13 +75,33 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(tier: &Tier) -> Self {
-        Self {
-            room_bytes: tier.ample_bytes().saturating_sub(tier.pinned_bytes.load(std::sync::atomic::Ordering::Relaxed)),
-            pinned: vec![0; BUCKETS],
-            auto: vec![0; BUCKETS],
-            others: vec![0; BUCKETS],
-            others_bytes: tier.unpinned_bytes(),
+    fn new(room_bytes: u64, others_bytes: u64) -> Self {
+        Self { room_bytes, pinned: vec![0; BUCKETS], auto: vec![0; BUCKETS], others: vec![0; BUCKETS], others_bytes }
+    }
+
+    fn of_tier(tier: &Tier, all: &[Arc<Dataset>], priority: i16) -> Self {
+        let unpinned = |is_meant: fn(&i16, &i16) -> bool| -> u64 {
+            let meant = all.iter().filter(|dataset| is_meant(&dataset.priority(), &priority));
+            meant.map(|dataset| dataset.unpinned_bytes(tier.number)).sum()
+        };
+        let stays = tier.pinned_bytes.load(Relaxed).saturating_add(unpinned(i16::gt));
+        Self::new(tier.ample_bytes().saturating_sub(stays), unpinned(i16::eq))
+    }
+
+    /// What is here already of an object of the list competes as one of the list.
+    fn is_here(&mut self, bucket: usize, is_pinned: bool, charge: u64) {
+        if is_pinned {
+            self.room_bytes += charge;
+        } else {
+            self.others[bucket] = self.others[bucket].saturating_sub(1);
+            self.others_bytes = self.others_bytes.saturating_sub(charge);
+        }
+    }
+
+    fn add(&mut self, bucket: usize, class: Class, charge: u64) {
+        match class {
+            Class::Pin => self.pinned[bucket] += charge,
+            Class::Auto => self.auto[bucket] += charge,
         }
     }
 
@@ -115,31 +140,47 @@ struct Cuts {
     auto: Cut,
 }
 
-/// A list of objects that somebody wants to be here; becomes a `Plan`.
+/// A list of objects of one data set that somebody wants to be here; becomes a `Plan`.
 pub struct Forecast<'a> {
     store: &'a Store,
     shape: Shape,
     tiers: Vec<Tally>,
+    /// `None` without a quota.
+    quota: Option<Tally>,
 }
 
 impl Store {
     /// Begins a list. Walks the index once where the policy goes by hash.
-    pub fn forecast(&self) -> Forecast<'_> {
-        let mut tiers: Vec<Tally> = self.tiers.iter().map(|tier| Tally::new(tier)).collect();
-        let by_hash: Vec<bool> = self.tiers.iter().map(|tier| matches!(tier.policy.load().reach(), Reach::Highest { .. })).collect();
-        // Other policies let newcomers in: then nobody outside the list stays for sure.
+    pub fn forecast(&self, dataset: DatasetSlot) -> Forecast<'_> {
+        let (dataset, all) = (self.datasets.of(dataset), self.datasets.all());
+        let priority = dataset.priority();
+        let mut tiers: Vec<Tally> = self.tiers.iter().map(|tier| Tally::of_tier(tier, &all, priority)).collect();
+        let mut quota = dataset.quota().map(|bytes| {
+            let own = self.tiers.iter().map(|tier| dataset.unpinned_bytes(tier.number)).sum();
+            Tally::new(ample(bytes).saturating_sub(dataset.pinned_bytes()), own)
+        });
+        let by_hash: Vec<bool> =
+            self.tiers.iter().map(|tier| matches!(tier.policy.load().reach(&tier.standing(priority)), Reach::Highest { .. })).collect();
+        let competes: Vec<bool> = all.iter().map(|other| other.priority() == priority).collect();
+        // Other policies let newcomers in: then nobody outside the list who isn't of higher priority stays for sure.
         self.index.for_each(|entry| {
-            let tier = usize::from(Place::from(entry.location).tier());
-            if by_hash[tier] && !entry.is_pinned {
-                tiers[tier].others[(entry.hash >> (64 - BUCKET_BITS)) as usize] += 1;
+            let (tier, bucket) = (usize::from(Place::from(entry.location).tier()), (entry.hash >> (64 - BUCKET_BITS)) as usize);
+            if !by_hash[tier] || entry.is_pinned {
+                return;
+            }
+            if competes.get(usize::from(entry.dataset)).is_some_and(|competes| *competes) {
+                tiers[tier].others[bucket] += 1;
+            }
+            if let Some(quota) = quota.as_mut().filter(|_| entry.dataset == dataset.number) {
+                quota.others[bucket] += 1;
             }
         });
-        Forecast { store: self, shape: self.shape(), tiers }
+        Forecast { store: self, shape: self.shape(), tiers, quota }
     }
 
-    /// Whether objects that take `bytes` of the quota in all can come without anybody leaving: then no list is needed.
-    pub fn has_room_for(&self, bytes: u64) -> bool {
-        matches!(&self.tiers[..], [tier] if tier.has_ample(bytes))
+    /// Whether objects of the data set that take `bytes` in all can come without anybody leaving: then no list is needed.
+    pub fn has_room_for(&self, dataset: DatasetSlot, bytes: u64) -> bool {
+        matches!(&self.tiers[..], [tier] if tier.has_ample(bytes)) && self.datasets.of(dataset).has_ample(bytes)
     }
 
     /// What an object of this size takes of the quota.
@@ -163,23 +204,20 @@ impl Forecast<'_> {
         let (bucket, charge) = (bucket_of(object.id), self.shape.charge(object.size));
         let here = self.store.index.find(hash_of(object.id)).iter().next();
         if let Some(entry) = here {
-            let tally = &mut self.tiers[usize::from(Place::from(entry.location).tier())];
-            if entry.is_pinned {
-                tally.room_bytes += charge;
-            } else {
-                tally.others[bucket] = tally.others[bucket].saturating_sub(1);
-                tally.others_bytes = tally.others_bytes.saturating_sub(charge);
+            self.tiers[usize::from(Place::from(entry.location).tier())].is_here(bucket, entry.is_pinned, charge);
+            if let Some(quota) = &mut self.quota {
+                quota.is_here(bucket, entry.is_pinned, charge);
             }
         }
-        let tally = &mut self.tiers[home_of(&self.shape.quotas, object.id)];
-        match class {
-            Class::Pin => tally.pinned[bucket] += charge,
-            Class::Auto => tally.auto[bucket] += charge,
+        self.tiers[home_of(&self.shape.quotas, object.id)].add(bucket, class, charge);
+        if let Some(quota) = &mut self.quota {
+            quota.add(bucket, class, charge);
         }
     }
 
     pub fn settle(self) -> Plan {
-        Plan { cuts: self.tiers.iter().map(Tally::cuts).collect(), shape: self.shape }
+        let quota = self.quota.as_ref().map(Tally::cuts);
+        Plan { cuts: self.tiers.iter().map(Tally::cuts).collect(), quota, shape: self.shape, over_quota_bytes: 0 }
     }
 }
 
@@ -188,37 +226,62 @@ impl Forecast<'_> {
 pub struct Plan {
     shape: Shape,
     cuts: Vec<Cuts>,
+    quota: Option<Cuts>,
+    over_quota_bytes: u64,
 }
 
 impl Plan {
     /// How many of the object's first blocks would be kept; `None`: it is read through. To be asked once for each object of the list, in an order
     /// that is always the same: the last room goes to who asks first, of a large object to as many blocks as fit.
     pub fn take(&mut self, object: &ObjectRef, class: Class) -> Option<u32> {
-        let blocks = self.shape.block_size.count(object.size);
-        let bucket = bucket_of(object.id);
-        let cuts = &mut self.cuts[home_of(&self.shape.quotas, object.id)];
-        let cut = match class {
-            Class::Pin => &mut cuts.pin,
-            Class::Auto => &mut cuts.auto,
-        };
+        let in_tier = &mut self.cuts[home_of(&self.shape.quotas, object.id)];
+        let by_tier = self.shape.fitting(object, in_tier.of(class));
+        let by_quota = self.quota.as_mut().map_or(by_tier, |quota| self.shape.fitting(object, quota.of(class)));
+        let bytes = |blocks: u32| (u64::from(blocks) * self.shape.block_size.bytes()).min(object.size);
+        self.over_quota_bytes += bytes(by_tier).saturating_sub(bytes(by_quota));
+        match by_tier.min(by_quota) {
+            0 if object.size > 0 => None,
+            blocks => Some(blocks),
+        }
+    }
+
+    /// Bytes of what was asked for until now that only the quota keeps out.
+    pub fn over_quota_bytes(&self) -> u64 {
+        self.over_quota_bytes
+    }
+}
+
+impl Cuts {
+    fn of(&mut self, class: Class) -> &mut Cut {
+        match class {
+            Class::Pin => &mut self.pin,
+            Class::Auto => &mut self.auto,
+        }
+    }
+}
+
+impl Shape {
+    /// How many of the object's first blocks fit; takes their room of the cut's last bucket.
+    fn fitting(&self, object: &ObjectRef, cut: &mut Cut) -> u32 {
+        let (blocks, bucket) = (self.block_size.count(object.size), bucket_of(object.id));
         if bucket < cut.bucket || blocks == 0 {
-            return Some(blocks);
+            return blocks;
         }
         if bucket > cut.bucket {
-            return None;
+            return 0;
         }
-        let charge = self.shape.charge(object.size);
+        let charge = self.charge(object.size);
         if let Some(left) = cut.left_bytes.checked_sub(charge) {
             cut.left_bytes = left;
-            return Some(blocks);
+            return blocks;
         }
         if blocks == 1 {
-            return None;
+            return 0;
         }
-        let block_bytes = self.shape.block_size.bytes().next_multiple_of(PAGE);
+        let block_bytes = self.block_size.bytes().next_multiple_of(PAGE);
         let sidecar = charge.saturating_sub(object.size.next_multiple_of(PAGE));
         let fitting = u32::try_from(cut.left_bytes.saturating_sub(sidecar) / block_bytes).unwrap_or(u32::MAX).min(blocks);
         cut.left_bytes = 0;
-        (fitting > 0).then_some(fitting)
+        fitting
     }
 }

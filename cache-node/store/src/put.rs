@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::datasets::Dataset;
 use super::index::{Entry, Place, kept};
 use super::record::record_bytes;
+use super::room::Newcomer;
 use super::sparse::{self, Object};
 use super::table::{FileRecord, State};
 use super::tier::{Room, Tier};
@@ -15,7 +17,7 @@ use forebay_wire::block::{BlockIndex, ObjectRef};
 
 /// A block that goes in, with all that is said about it.
 struct Incoming<'a> {
-    dataset: DatasetSlot,
+    dataset: &'a Arc<Dataset>,
     object: &'a ObjectRef,
     block: BlockIndex,
     data: &'a [u8],
@@ -37,7 +39,8 @@ impl Store {
             let detail = format!("{} bytes for block {} of an object of {} bytes", data.len(), block.0, object.size);
             return Err(StoreError::Misuse { op: "put", object: object.id, detail });
         }
-        let incoming = Incoming { dataset, object, block, data, admission };
+        let dataset = self.datasets.of(dataset);
+        let incoming = Incoming { dataset: &dataset, object, block, data, admission };
         let outcome = self.put_one(&incoming);
         if outcome.is_err() {
             self.counters.refused_puts.fetch_add(1, Relaxed);
@@ -95,10 +98,16 @@ impl Store {
         ranked.into_iter().map(|number| &self.tiers[number]).find(|tier| tier.takes_writes()).ok_or(Refusal::Degraded)
     }
 
-    fn entry(&self, tier: &Tier, object: &ObjectRef, place: Place, admission: Admission) -> Entry {
-        let hash = hash_of(object.id);
-        let is_pinned = admission.class == Class::Pin;
-        Entry { hash: kept(hash), location: place.into(), recency: tier.policy.load().entered(hash), is_pinned }
+    fn entry(&self, tier: &Tier, incoming: &Incoming<'_>, place: Place) -> Entry {
+        let hash = hash_of(incoming.object.id);
+        let is_pinned = incoming.admission.class == Class::Pin;
+        let recency = tier.policy.load().entered(hash);
+        Entry { hash: kept(hash), location: place.into(), dataset: incoming.dataset.number, recency, is_pinned }
+    }
+
+    fn room_for(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>, bytes: u64) -> Result<Room, Refusal> {
+        let Incoming { dataset, object, admission, .. } = *incoming;
+        self.make_room(tier, bytes, &Newcomer { dataset, hash: hash_of(object.id), class: admission.class })
     }
 
     fn write_failed(&self, tier: &Tier, op: &'static str, error: &std::io::Error) -> Refusal {
@@ -107,15 +116,8 @@ impl Store {
         Refusal::Degraded
     }
 
-    fn count_pinned(&self, tier: &Tier, bytes: u64, admission: Admission) {
-        if admission.class == Class::Pin {
-            tier.pinned_bytes.fetch_add(bytes, Relaxed);
-        }
-    }
-
-    fn wrote(&self, tier: &Tier, bytes: u64, admission: Admission) {
+    fn wrote(&self, tier: &Tier, bytes: u64) {
         tier.wrote(bytes);
-        self.count_pinned(tier, bytes, admission);
         if tier.health() != Health::Good {
             tier.write_succeeded();
         }
@@ -124,19 +126,22 @@ impl Store {
     fn put_record(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>) -> Result<(), Refusal> {
         let Incoming { dataset, object, data, admission, .. } = *incoming;
         let bytes = record_bytes(object.size);
-        let mut room = self.make_room(tier, bytes, hash_of(object.id), admission.class)?;
-        let appended = tier.segments.append(dataset, object.id, data, admission, |record| {
+        let mut room = self.room_for(tier, incoming, bytes)?;
+        let appended = tier.segments.append(dataset.slot, object.id, data, admission, |record| {
             let place = Place::Segment { tier: tier.number, number: record.number, granule: record.granule };
-            self.index.insert(self.entry(tier, object, place, admission))
+            self.index.insert(self.entry(tier, incoming, place))
         });
         match appended {
             Ok(_) => {
                 room.spend();
-                self.wrote(tier, bytes, admission);
+                if admission.class == Class::Pin {
+                    tier.pin(dataset, bytes);
+                }
+                self.wrote(tier, bytes);
                 Ok(())
             }
             Err(failed) => {
-                room.spend_part(failed.dead_bytes);
+                room.waste(failed.dead_bytes);
                 tier.dead_bytes.fetch_add(failed.dead_bytes, Relaxed);
                 Err(self.write_failed(tier, "put a record", &failed.cause))
             }
@@ -148,7 +153,7 @@ impl Store {
             state: State::Filling,
             object: incoming.object.id,
             size: incoming.object.size,
-            dataset: incoming.dataset,
+            dataset: incoming.dataset.slot,
             admission: incoming.admission,
             block_size: self.config.block_size,
             sums: Default::default(),
@@ -157,16 +162,16 @@ impl Store {
 
     /// One block, one file: in the index once it is complete.
     fn put_whole_file(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>) -> Result<(), Refusal> {
-        let Incoming { object, block, data, admission, .. } = *incoming;
+        let Incoming { block, data, .. } = *incoming;
         let (file, room) = self.create(tier, incoming)?;
         let charge = file.block_charge(block);
         match file.write_block(block, data) {
             Ok(_) => {
-                file.charged_bytes.fetch_add(charge, Relaxed);
                 room.spend();
+                file.charge(charge);
                 let place = Place::File { tier: tier.number, number: file.number, is_complete: true };
-                self.wrote(tier, charge, admission);
-                if !self.index.insert(self.entry(tier, object, place, admission)) {
+                self.wrote(tier, charge);
+                if !self.index.insert(self.entry(tier, incoming, place)) {
                     self.discard(&file);
                 }
                 // Whoever reads it next may want it read-only, with its sums: loaded anew from the table.
@@ -182,18 +187,18 @@ impl Store {
 
     /// Creates the object's files, its sidecar charged; the room is for its first block.
     fn create(&self, tier: &Arc<Tier>, incoming: &Incoming<'_>) -> Result<(Arc<Object>, Room), Refusal> {
-        let Incoming { object, data, admission, .. } = *incoming;
+        let Incoming { data, admission, .. } = *incoming;
         let record = self.record(incoming);
         let sidecar = sparse::sidecar_bytes(&record);
         let bytes = sidecar + (data.len() as u64).next_multiple_of(super::tier::PAGE);
-        let mut room = self.make_room(tier, bytes, hash_of(object.id), admission.class)?;
+        let mut room = self.room_for(tier, incoming, bytes)?;
         if let Some(expires) = admission.expires_at_seconds {
             tier.first_expiry_seconds.fetch_min(expires, Relaxed);
         }
         match Object::create(tier, record) {
             Ok(file) => {
                 room.spend_part(sidecar);
-                self.count_pinned(tier, sidecar, admission);
+                file.count_made();
                 Ok((self.objects.add(file), room))
             }
             Err(error) => Err(self.write_failed(tier, "create an object's file", &error)),
@@ -209,7 +214,7 @@ impl Store {
 
     /// The file of an object of several blocks; with room for this block when it was made for it.
     fn filling(&self, incoming: &Incoming<'_>) -> Result<(Arc<Object>, Option<Room>), Refusal> {
-        let Incoming { object, admission, .. } = *incoming;
+        let object = incoming.object;
         let _turn = self.putting.take(object.id.0);
         for entry in self.index.find(hash_of(object.id)).iter() {
             if let Ok(Some(file)) = self.object_at(&entry)
@@ -225,7 +230,7 @@ impl Store {
         let tier = self.place(object)?;
         let (file, room) = self.create(tier, incoming)?;
         let place = Place::File { tier: tier.number, number: file.number, is_complete: false };
-        if !self.index.insert(self.entry(tier, object, place, admission)) {
+        if !self.index.insert(self.entry(tier, incoming, place)) {
             self.discard(&file);
             return Err(Refusal::Busy);
         }
@@ -235,7 +240,7 @@ impl Store {
     fn put_block(&self, file: &Arc<Object>, room: Option<Room>, incoming: &Incoming<'_>) -> Result<(), Refusal> {
         let Incoming { object, block, data, admission, .. } = *incoming;
         let tier = &file.tier;
-        if *file.admission.lock() != admission {
+        if file.admission() != admission {
             // Not noting it costs a class, not bytes.
             let _ = self.readmit(object, admission);
         }
@@ -246,15 +251,15 @@ impl Store {
         }
         let room = match room {
             Some(room) => room,
-            None => self.make_room(tier, charge, hash_of(object.id), admission.class)?,
+            None => self.room_for(tier, incoming, charge)?,
         };
         // One at a time for each block: a failed write is undone, which must not meet another's good one.
         let _turn = self.putting.take(object.id.0 ^ (u128::from(block.0) + 1));
         match file.write_block(block, data) {
             Ok(true) => {
-                file.charged_bytes.fetch_add(charge, Relaxed);
                 room.spend();
-                self.wrote(tier, charge, admission);
+                file.charge(charge);
+                self.wrote(tier, charge);
                 if file.is_complete() {
                     let at = |is_complete| Place::File { tier: tier.number, number: file.number, is_complete }.into();
                     self.index.relocate(kept(hash_of(object.id)), at(false), at(true));
@@ -267,9 +272,8 @@ impl Store {
             Err(error) => {
                 // What can't be undone stays counted; a start looks anew.
                 if file.undo_block(block).is_err() {
-                    file.charged_bytes.fetch_add(charge, Relaxed);
                     room.spend();
-                    self.count_pinned(tier, charge, admission);
+                    file.charge(charge);
                 }
                 Err(self.write_failed(tier, "put a block", &error))
             }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::datasets::Dataset;
 use super::index::{Entry, Index, Place, kept};
 use super::record::record_bytes;
 use super::sparse::{self, Object};
@@ -20,16 +21,27 @@ pub(super) fn load(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::
     Ok(())
 }
 
-fn enter(tier: &Tier, index: &Index, object: ObjectId, place: Place, admission: Admission, bytes: u64) -> bool {
+/// What is found of an object.
+struct Found {
+    object: ObjectId,
+    place: Place,
+    admission: Admission,
+    bytes: u64,
+}
+
+fn enter(tier: &Tier, index: &Index, dataset: &Dataset, found: Found) -> bool {
+    let Found { object, place, admission, bytes } = found;
     let hash = hash_of(object);
     let is_pinned = admission.class == Class::Pin;
-    let entry = Entry { hash: kept(hash), location: place.into(), recency: tier.policy.load().entered(hash), is_pinned };
+    let recency = tier.policy.load().entered(hash);
+    let entry = Entry { hash: kept(hash), location: place.into(), dataset: dataset.number, recency, is_pinned };
     if !index.insert(entry) {
         return false;
     }
     tier.used_bytes.fetch_add(bytes, Relaxed);
+    dataset.found(tier.number, bytes);
     if is_pinned {
-        tier.pinned_bytes.fetch_add(bytes, Relaxed);
+        tier.pin(dataset, bytes);
     }
     true
 }
@@ -50,7 +62,8 @@ fn load_files(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Resul
             State::Complete => {
                 let bytes = sparse::full_charge(record.size, record.block_size);
                 let place = Place::File { tier: tier.number, number, is_complete: true };
-                if !enter(tier, index, record.object, place, record.admission, bytes) {
+                let found = Found { object: record.object, place, admission: record.admission, bytes };
+                if !enter(tier, index, &tier.datasets.of(record.dataset), found) {
                     leaving.push(number);
                 }
             }
@@ -66,8 +79,8 @@ fn load_files(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Resul
         // Its last block was written, only the table doesn't know yet.
         let is_complete = object.finish_if_whole()?;
         let place = Place::File { tier: tier.number, number, is_complete };
-        let admission = *object.admission.lock();
-        enter(tier, index, object.id(), place, admission, object.charged_bytes.load(Relaxed));
+        let admission = object.admission();
+        enter(tier, index, &object.dataset, Found { object: object.id(), place, admission, bytes: object.charged_bytes() });
     }
     for number in leaving {
         sparse::unlink_files(tier, number)?;
@@ -81,12 +94,13 @@ fn load_segments(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Re
     for (segment, file) in tier.segments.load(&mut damaged)? {
         damaged += file.damaged;
         let taken = segment.taken_bytes.load(Relaxed);
+        let dataset = tier.datasets.of(segment.dataset);
         let mut live = 0;
         let mut lost = Vec::new();
         for entry in &file.entries {
             let bytes = record_bytes(u64::from(entry.len));
             let place = Place::Segment { tier: tier.number, number: segment.number, granule: entry.granule };
-            if enter(tier, index, entry.object, place, entry.admission, bytes) {
+            if enter(tier, index, &dataset, Found { object: entry.object, place, admission: entry.admission, bytes }) {
                 live += bytes;
             } else {
                 lost.push(entry);

@@ -1,18 +1,20 @@
-//! Making room: eviction by the tier's policy, removal, rewriting of segments that are mostly dead, expiry.
+//! Making room: for a put, by removal, by rewriting of segments that are mostly dead, by expiry. Who leaves is chosen in `victims`.
 //! Room is taken before a byte is written, also for what is moved, so neither quota nor `keepFreePercent` is passed by puts at the same time.
 //! Invariant: what is removed leaves the index first, so exactly one thread gives its bytes back.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use super::index::{Entry, Place, kept};
+use super::datasets::Dataset;
+use super::index::{Entry, Place};
 use super::record::{SegmentEntry, record_bytes};
 use super::segment::{RecordRead, Segment};
 use super::sparse;
 use super::tier::{Room, Tier};
 use super::types::{Admission, Class, Refusal};
-use super::{Store, hash_of, plan};
-use crate::evict::{Candidate, EvictionKind, Reach};
+use super::{Store, hash_of};
+use crate::evict::EvictionKind;
 use forebay_wire::block::{BlockIndex, Extent, ObjectId, ObjectRef};
 
 /// Dead bytes in segments are borne up to this share of the capacity, before live objects have to leave for them.
@@ -21,6 +23,17 @@ const DEAD_SHARE: u64 = 8;
 const DEAD_PERCENT: u64 = 50;
 /// Victims of one call of `maintain`: bounds how long it takes.
 const MAINTAIN_EVICTIONS_MAX: usize = 4096;
+/// A put looks so often whether the victims of others are gone: some milliseconds.
+const LEAVING_WAITS_MAX: u32 = 10_000;
+/// How long one call of `maintain` evicts for quotas that were lowered.
+const TRIM_MAX: Duration = Duration::from_millis(700);
+
+/// A put that wants room.
+pub(super) struct Newcomer<'a> {
+    pub(super) dataset: &'a Arc<Dataset>,
+    pub(super) hash: u64,
+    pub(super) class: Class,
+}
 
 impl Store {
     /// Lets every tier go by another strategy from now on; nothing leaves for it. What objects remember of their use was written by the former one
@@ -28,20 +41,41 @@ impl Store {
     pub fn set_eviction(&self, eviction: EvictionKind) {
         let mut current = self.eviction.lock();
         if *current != eviction {
-            self.tiers.iter().for_each(|tier| tier.policy.store(Arc::new(eviction.policy())));
+            for tier in &self.tiers {
+                tier.policy.store(Arc::new(eviction.policy()));
+                tier.forget_standings();
+            }
+            self.datasets.all().iter().for_each(|dataset| dataset.standing.forget());
             *current = eviction;
         }
     }
 
-    /// Takes room for `bytes` of the tier, evicting what the policy gives up for it.
-    pub(super) fn make_room(&self, tier: &Arc<Tier>, bytes: u64, hash: u64, class: Class) -> Result<Room, Refusal> {
+    /// Takes room for `bytes` of the tier and of the data set's quota, evicting what the policy gives up for it: for the quota objects of the data set
+    /// itself, for the tier those of the lowest priority.
+    pub(super) fn make_room(&self, tier: &Arc<Tier>, bytes: u64, newcomer: &Newcomer<'_>) -> Result<Room, Refusal> {
         if bytes > tier.quota_bytes {
             return Err(Refusal::NoRoom);
         }
-        if class == Class::Auto && !tier.policy.load().admits(hash, tier.has_ample(bytes)) {
-            return Err(Refusal::NotHeld);
+        let dataset = newcomer.dataset;
+        self.admit(tier, bytes, newcomer)?;
+        while !dataset.take(tier.number, bytes) {
+            // A quota that was lowered is `maintain`'s to bring about.
+            if dataset.is_over() || !self.evict_own(tier, dataset, Some(newcomer)) {
+                return Err(Refusal::OverQuota);
+            }
         }
-        let mut is_asked = false;
+        let room = self.make_room_in(tier, bytes, newcomer);
+        match room {
+            Ok(room) => Ok(room.within(dataset)),
+            Err(refusal) => {
+                dataset.give_back(tier.number, bytes);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn make_room_in(&self, tier: &Arc<Tier>, bytes: u64, newcomer: &Newcomer<'_>) -> Result<Room, Refusal> {
+        let (mut is_asked, mut waited) = (false, 0);
         loop {
             if let Some(room) = tier.reserve(bytes) {
                 return Ok(room);
@@ -51,26 +85,40 @@ impl Store {
                 tier.ask_space();
                 continue;
             }
-            if bytes > tier.capacity_bytes() || tier.is_room_coming(bytes) {
+            if bytes > tier.capacity_bytes() {
                 return Err(Refusal::NoRoom);
+            }
+            if tier.is_room_coming(bytes) {
+                // A victim of another put that is just being unlinked gives its room in a moment; what somebody has open may keep it for long.
+                if tier.leaving.load(Relaxed) == 0 || waited == LEAVING_WAITS_MAX {
+                    return Err(Refusal::NoRoom);
+                }
+                waited += 1;
+                std::thread::yield_now();
+                continue;
             }
             let is_dead_heavy = tier.dead_bytes.load(Relaxed) > tier.capacity_bytes() / DEAD_SHARE;
             if is_dead_heavy && self.rewrite_emptiest(tier, 1) {
                 continue;
             }
-            if !self.evict_one(tier, Some((hash, class))) && !self.rewrite_emptiest(tier, 1) {
+            let priority = newcomer.dataset.priority();
+            if self.evict_one(tier, priority, Some(newcomer)) {
+                continue;
+            }
+            // Dead bytes are for those who hold the rest.
+            if self.is_outranked(tier, priority) || !self.rewrite_emptiest(tier, 1) {
                 return Err(Refusal::NoRoom);
             }
         }
     }
 
     /// Room for a copy of what is here already, whose first form goes once it is written.
-    fn make_room_to_move(&self, tier: &Arc<Tier>, bytes: u64) -> Option<Room> {
+    fn make_room_to_move(&self, tier: &Arc<Tier>, bytes: u64, priority: i16) -> Option<Room> {
         loop {
             if let Some(room) = tier.reserve(bytes) {
                 return Some(room);
             }
-            if tier.is_room_coming(bytes) || !self.evict_one(tier, None) {
+            if tier.is_room_coming(bytes) || !self.evict_one(tier, priority, None) {
                 return None;
             }
         }
@@ -81,76 +129,11 @@ impl Store {
         for _ in 0..evictions_max {
             if tier.used_bytes() <= tier.capacity_bytes()
                 || tier.is_room_coming(0)
-                || !(self.evict_one(tier, None) || self.rewrite_emptiest(tier, 1))
+                || !(self.evict_one(tier, i16::MAX, None) || self.rewrite_emptiest(tier, 1))
             {
                 break;
             }
         }
-    }
-
-    /// Evicts what the policy chooses; for `newcomer`, if given. `false`: nobody is left to choose.
-    pub(super) fn evict_one(&self, tier: &Arc<Tier>, newcomer: Option<(u64, Class)>) -> bool {
-        let own = newcomer.map(|(hash, _)| kept(hash));
-        let may_leave = |entry: &Entry| !entry.is_pinned && Place::from(entry.location).tier() == tier.number && Some(entry.hash) != own;
-        let policy = tier.policy.load_full();
-        let mut entries = Vec::new();
-        match policy.reach() {
-            Reach::Highest { from } => {
-                let highest = self.highest(from, may_leave);
-                if let (Some(entry), Some((hash, Class::Auto))) = (&highest, newcomer)
-                    && entry.hash < kept(hash)
-                {
-                    return false;
-                }
-                entries.extend(highest);
-            }
-            Reach::Sample { count } => self.index.sample(rand::random(), count, may_leave, &mut entries),
-        }
-        let mut candidates: Vec<Candidate> = entries.iter().map(|entry| Candidate { hash: entry.hash, recency: entry.recency }).collect();
-        let Some(chosen) = policy.choose(&mut candidates) else { return false };
-        for (entry, candidate) in entries.iter().zip(&candidates) {
-            if entry.recency != candidate.recency {
-                self.index.set_recency(entry.hash, entry.location, candidate.recency);
-            }
-        }
-        if self.remove(&entries[chosen]) {
-            policy.left(candidates[chosen]);
-            self.counters.evictions.fetch_add(1, Relaxed);
-        }
-        true
-    }
-
-    fn highest(&self, from: u64, accepts: impl Fn(&Entry) -> bool) -> Option<Entry> {
-        self.index.highest(from, &accepts).or_else(|| self.index.highest(u64::MAX, &accepts))
-    }
-
-    /// Whether a put of `bytes` more of the object would be kept as things stand: asked before they are fetched, so that nothing is fetched only
-    /// to be refused. Memory only. A later put may still be refused.
-    pub fn would_hold(&self, object: &ObjectRef, bytes: u64, class: Class) -> bool {
-        let hash = hash_of(object.id);
-        let here = self.index.find(hash).iter().next().map(|entry| Place::from(entry.location).tier());
-        let number = here.map_or_else(|| plan::home_of(&self.quotas(), object.id), usize::from);
-        let tier = &self.tiers[number];
-        if tier.has_ample(bytes) {
-            return true;
-        }
-        let own = kept(hash);
-        let may_leave = |entry: &Entry| !entry.is_pinned && Place::from(entry.location).tier() == tier.number && entry.hash != own;
-        let policy = tier.policy.load();
-        match (policy.reach(), class) {
-            (Reach::Sample { .. }, Class::Auto) => true,
-            (Reach::Highest { from }, Class::Auto) => {
-                policy.would_admit(hash, false) && self.highest(from, may_leave).is_some_and(|highest| highest.hash > own)
-            }
-            (Reach::Sample { .. } | Reach::Highest { .. }, Class::Pin) => self.highest(u64::MAX, may_leave).is_some(),
-        }
-    }
-
-    /// Whether a put of `bytes` more of the object would be kept without anybody leaving. Memory only.
-    pub fn has_room_beside(&self, object: &ObjectRef, bytes: u64) -> bool {
-        let here = self.index.find(hash_of(object.id)).iter().next().map(|entry| Place::from(entry.location).tier());
-        let number = here.map_or_else(|| plan::home_of(&self.quotas(), object.id), usize::from);
-        self.tiers[number].has_ample(bytes)
     }
 
     pub(super) fn quotas(&self) -> Vec<u64> {
@@ -164,9 +147,10 @@ impl Store {
         }
         let place = Place::from(entry.location);
         let tier = &self.tiers[usize::from(place.tier())];
+        let Some(dataset) = self.datasets.by_number(entry.dataset) else { return true };
         let removed = match place {
-            Place::Segment { number, granule, .. } => self.remove_record(tier, number, granule),
-            Place::File { number, .. } => self.remove_file(tier, number),
+            Place::Segment { number, granule, .. } => self.remove_record(tier, number, granule, &Killed::Gone(&dataset)),
+            Place::File { number, .. } => self.remove_file(tier, number, &dataset),
         };
         if let Err(error) = removed {
             self.counters.write_errors.fetch_add(1, Relaxed);
@@ -175,22 +159,28 @@ impl Store {
         true
     }
 
-    fn remove_record(&self, tier: &Arc<Tier>, number: u32, granule: u32) -> std::io::Result<()> {
+    fn remove_record(&self, tier: &Arc<Tier>, number: u32, granule: u32, killed: &Killed<'_>) -> std::io::Result<()> {
         let Some(entry) = tier.segments.entry_at(number, granule)? else { return Ok(()) };
-        self.kill(tier, number, &entry)?;
+        self.kill(tier, number, &entry, killed)?;
         if let Some(segment) = tier.segments.get(number).filter(|segment| segment.live_objects.load(Relaxed) == 0 && segment.is_idle()) {
             self.drop_segment(tier, &segment)?;
         }
         Ok(())
     }
 
-    fn kill(&self, tier: &Tier, number: u32, entry: &SegmentEntry) -> std::io::Result<()> {
+    fn kill(&self, tier: &Tier, number: u32, entry: &SegmentEntry, killed: &Killed<'_>) -> std::io::Result<()> {
         let bytes = record_bytes(u64::from(entry.len));
+        let (Killed::Gone(dataset) | Killed::Moved(dataset)) = *killed;
         tier.dead_bytes.fetch_add(bytes, Relaxed);
         if entry.admission.class == Class::Pin {
-            tier.pinned_bytes.fetch_sub(bytes, Relaxed);
+            tier.unpin(dataset, bytes);
         }
-        match tier.segments.kill(number, entry)? {
+        let freed = tier.segments.kill(number, entry);
+        // What dies with its segment is given back with it.
+        if matches!((&freed, killed), (Ok(Some(_)) | Err(_), Killed::Gone(_))) {
+            dataset.give_back(tier.number, bytes);
+        }
+        match freed? {
             Some(freed) => {
                 tier.dead_bytes.fetch_sub(freed, Relaxed);
                 tier.give_back(freed);
@@ -205,22 +195,28 @@ impl Store {
         if !tier.segments.take_out(segment) {
             return Ok(());
         }
-        let taken = segment.taken_bytes.load(Relaxed);
+        let (taken, live) = (segment.taken_bytes.load(Relaxed), segment.live_bytes.load(Relaxed));
         tier.give_back(taken);
-        tier.dead_bytes.fetch_sub(taken - segment.live_bytes.load(Relaxed), Relaxed);
+        tier.dead_bytes.fetch_sub(taken - live, Relaxed);
+        // Of records whose entries are damaged, or that somebody is just removing.
+        self.datasets.of(segment.dataset).lose(tier.number, live);
         tier.segments.unlink(segment)
     }
 
-    fn remove_file(&self, tier: &Arc<Tier>, number: u32) -> std::io::Result<()> {
+    fn remove_file(&self, tier: &Arc<Tier>, number: u32, dataset: &Dataset) -> std::io::Result<()> {
         if let Some(object) = self.objects.get(tier, number)? {
+            tier.leaving.fetch_add(1, Relaxed);
             let evicted = object.evict();
             self.objects.forget(&object);
+            drop(object);
+            tier.leaving.fetch_sub(1, Relaxed);
             return evicted;
         }
         // Its record is damaged: the file itself tells what it took.
         let bytes = sparse::allocated_bytes(tier, number);
         let unlinked = sparse::unlink_files(tier, number);
         let _ = tier.used_bytes.fetch_update(Relaxed, Relaxed, |used| Some(used.saturating_sub(bytes)));
+        dataset.lose(tier.number, bytes);
         tier.table.release(number).and(unlinked)
     }
 
@@ -245,6 +241,7 @@ impl Store {
     /// `false` when there is no room to move what lives: then the rest of it stays.
     fn rewrite(&self, tier: &Arc<Tier>, segment: &Arc<Segment>) -> std::io::Result<bool> {
         let entries = tier.segments.read_index(segment)?.map(|index| index.entries).unwrap_or_default();
+        let dataset = self.datasets.of(segment.dataset);
         let mut data = Vec::new();
         for entry in &entries {
             let hash = hash_of(entry.object);
@@ -257,13 +254,13 @@ impl Store {
                 RecordRead::Other | RecordRead::Wrong | RecordRead::Gone => {
                     if self.index.remove(hash, old) {
                         self.counters.corrupt.fetch_add(1, Relaxed);
-                        self.kill(tier, segment.number, entry)?;
+                        self.kill(tier, segment.number, entry, &Killed::Gone(&dataset))?;
                     }
                     continue;
                 }
             }
             let bytes = record_bytes(extent.len());
-            let Some(mut room) = self.make_room_to_move(tier, bytes) else { return Ok(false) };
+            let Some(mut room) = self.make_room_to_move(tier, bytes, dataset.priority()) else { return Ok(false) };
             let mut to = None;
             let moved = tier.segments.append(segment.dataset, entry.object, &data, entry.admission, |record| {
                 to = Some(record);
@@ -274,21 +271,21 @@ impl Store {
                 (Ok(true), _) => {
                     room.spend();
                     if entry.admission.class == Class::Pin {
-                        tier.pinned_bytes.fetch_add(bytes, Relaxed);
+                        tier.pin(&dataset, bytes);
                     }
-                    self.kill(tier, segment.number, entry)?;
+                    self.kill(tier, segment.number, entry, &Killed::Moved(&dataset))?;
                 }
                 // Freed meanwhile: the copy must not come back.
                 (Ok(false), Some(record)) => {
                     room.spend();
                     if entry.admission.class == Class::Pin {
-                        tier.pinned_bytes.fetch_add(bytes, Relaxed);
+                        tier.pin(&dataset, bytes);
                     }
-                    self.remove_record(tier, record.number, record.granule)?;
+                    self.remove_record(tier, record.number, record.granule, &Killed::Moved(&dataset))?;
                 }
                 (Ok(false), None) => unreachable!("a record is published once written"),
                 (Err(failed), _) => {
-                    room.spend_part(failed.dead_bytes);
+                    room.waste(failed.dead_bytes);
                     tier.dead_bytes.fetch_add(failed.dead_bytes, Relaxed);
                     return Err(failed.cause);
                 }
@@ -397,7 +394,16 @@ impl Store {
             self.trim(tier, MAINTAIN_EVICTIONS_MAX);
             self.rewrite_emptiest(tier, DEAD_PERCENT);
         }
+        self.trim_to_quotas(TRIM_MAX);
     }
+}
+
+/// What becomes of a record that dies, for the data set that it is of.
+enum Killed<'a> {
+    /// The object is no longer here.
+    Gone(&'a Dataset),
+    /// It is elsewhere, or this was a copy of it.
+    Moved(&'a Dataset),
 }
 
 /// What a sweep removes.

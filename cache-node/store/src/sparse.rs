@@ -3,6 +3,7 @@
 //! the block: a block without a good record isn't there. Objects of one block and at most 512 KiB have their checksums in the table instead.
 //! Invariant: a file that was ever complete is never written, punched or truncated again: the kernel may be serving it by passthrough.
 
+mod account;
 mod presence;
 
 use std::fs::File;
@@ -14,9 +15,10 @@ use parking_lot::Mutex;
 
 use super::CompleteFile;
 use super::check::{self, UNIT_BYTES};
+use super::datasets::Dataset;
 use super::table::{self, FileRecord, State};
 use super::tier::{PAGE, Tier};
-use super::types::{Admission, Class};
+use account::Account;
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId};
 use presence::Presence;
 
@@ -28,9 +30,10 @@ const SUMS_BYTES_MAX: usize = SUMS_HEAD + 4 * UNITS_MAX;
 /// One object that has a file, as long as somebody uses it.
 pub(crate) struct Object {
     pub(crate) tier: Arc<Tier>,
+    pub(crate) dataset: Arc<Dataset>,
     pub(crate) number: u32,
     pub(crate) record: FileRecord,
-    pub(crate) admission: Mutex<Admission>,
+    account: Mutex<Account>,
     data: OnceLock<File>,
     sums: OnceLock<File>,
     /// Absent for what was complete when it was loaded.
@@ -38,7 +41,7 @@ pub(crate) struct Object {
     is_complete: AtomicBool,
     /// Evicted: the number and the bytes are given back when the last user is gone.
     is_gone: AtomicBool,
-    pub(crate) charged_bytes: AtomicU64,
+    charged_bytes: AtomicU64,
     pub(crate) passed: Mutex<Weak<CompleteFile>>,
 }
 
@@ -67,8 +70,9 @@ impl Object {
         let is_complete = record.state == State::Complete;
         let object = Self {
             tier: tier.clone(),
+            dataset: tier.datasets.of(record.dataset),
             number,
-            admission: Mutex::new(record.admission),
+            account: Mutex::new(Account::new(record.admission)),
             data: OnceLock::new(),
             sums: OnceLock::new(),
             presence,
@@ -241,14 +245,14 @@ impl Object {
         }
         if record.has_inline_sums() {
             record.state = State::Complete;
-            record.admission = *self.admission.lock();
+            record.admission = self.admission();
             tier.table.write(self.number, &record)?;
         }
         let Some(missing) = presence.set(block.0) else { return Ok(false) };
         if missing == 0 {
             if !record.has_inline_sums() {
                 record.state = State::Complete;
-                record.admission = *self.admission.lock();
+                record.admission = self.admission();
                 tier.table.write(self.number, &record)?;
             }
             self.is_complete.store(true, SeqCst);
@@ -341,7 +345,7 @@ impl Object {
         read_sums(&self.tier, self.sums()?, &self.record, block, buffer)
     }
 
-    /// Forgets one block of an object that was never complete. The bytes given back.
+    /// Forgets one block of an object that was never complete. The bytes, which the caller gives back to the tier.
     pub(crate) fn drop_block(&self, block: BlockIndex) -> io::Result<u64> {
         let Some(presence) = &self.presence else { return Ok(0) };
         if self.record.has_inline_sums() || !presence.clear(block.0) {
@@ -349,10 +353,7 @@ impl Object {
         }
         let charge = self.block_charge(block);
         let bytes = sums_record_bytes(&self.record);
-        self.charged_bytes.fetch_sub(charge, Relaxed);
-        if self.is_pinned() {
-            self.tier.pinned_bytes.fetch_sub(charge, Relaxed);
-        }
+        self.discharge(charge);
         self.tier.disk.write_at(self.sums()?, &[0; SUMS_BYTES_MAX][..bytes], u64::from(block.0) * bytes as u64)?;
         let offset = u64::from(block.0) * self.record.block_size.bytes();
         self.tier.disk.punch(self.data()?, offset, charge)?;
@@ -370,26 +371,12 @@ impl Object {
         self.tier.disk.punch(self.data()?, offset, self.block_charge(block))
     }
 
-    pub(crate) fn is_pinned(&self) -> bool {
-        self.admission.lock().class == Class::Pin
-    }
-
-    pub(crate) fn readmit(&self, admission: Admission) -> io::Result<()> {
-        *self.admission.lock() = admission;
-        let Some(mut record) = self.tier.table.read(self.number)?.filter(|record| record.object == self.id()) else { return Ok(()) };
-        record.admission = admission;
-        self.tier.table.write(self.number, &record)
-    }
-
     /// Evicts: the record says so first, then the files go; number and bytes follow with the last user.
     pub(crate) fn evict(&self) -> io::Result<()> {
         if self.is_gone.swap(true, SeqCst) {
             return Ok(());
         }
-        if self.is_pinned() {
-            self.tier.pinned_bytes.fetch_sub(self.charged_bytes.load(Relaxed), Relaxed);
-        }
-        self.tier.lingering_bytes.fetch_add(self.charged_bytes.load(Relaxed), Relaxed);
+        self.close_account();
         let marked = self.tier.table.write(self.number, &FileRecord { state: State::Leaving, ..self.record.clone() });
         // Without the mark a restart finds a record whose file is gone: a miss.
         self.unlink_files().and(marked)

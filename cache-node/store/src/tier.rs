@@ -3,6 +3,7 @@
 //! Invariant: `used_bytes` never falls below what the objects of the tier, dead records and evicted open files take, and never grows above the
 //! capacity: room is taken before anything is written. Not counted are the tables and the segments' indexes, some 160 bytes per object.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -11,15 +12,17 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Order
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::RwLock;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::check;
+use super::datasets::{Dataset, Datasets};
 use super::disk::Disk;
 use super::segment::Segments;
 use super::table::Table;
 use super::types::{Capacity, Health, StoreError, TierConfig, TierKind, TierUsage, TooSmall};
-use crate::evict::{Evict, EvictionKind};
+use crate::evict::{Evict, EvictionKind, Standing};
 
 /// Of the folder's layout; a higher one is refused.
 const FORMAT: u32 = 1;
@@ -39,6 +42,9 @@ pub(crate) struct Tier {
     pub(crate) segments: Segments,
     /// Replaced while in use when the node is told another strategy: whoever decides loads it once and decides by that one.
     pub(crate) policy: ArcSwap<Box<dyn Evict>>,
+    /// Of the objects of each priority.
+    standings: RwLock<BTreeMap<i16, Arc<Standing>>>,
+    pub(crate) datasets: Arc<Datasets>,
     /// The quota, fixed at `open`: also the tier's weight in placement.
     pub(crate) quota_bytes: u64,
     is_in_percent: bool,
@@ -47,6 +53,8 @@ pub(crate) struct Tier {
     /// The part of `used_bytes` that is promised and perhaps not yet written.
     reserved_bytes: AtomicU64,
     pub(crate) lingering_bytes: AtomicU64,
+    /// Files that are being evicted now: unlinked, and their bytes given back unless somebody has them open.
+    pub(crate) leaving: AtomicU32,
     pub(crate) pinned_bytes: AtomicU64,
     /// The part of `used_bytes` that dead records of segments still take.
     pub(crate) dead_bytes: AtomicU64,
@@ -70,6 +78,7 @@ impl Tier {
         eviction: EvictionKind,
         disk: &Disk,
         probe_interval: Duration,
+        datasets: &Arc<Datasets>,
     ) -> Result<Self, StoreError> {
         let path = config.path.clone();
         let root = open_folder(&path)?;
@@ -102,12 +111,15 @@ impl Tier {
             disk: disk.clone(),
             table,
             policy: ArcSwap::from_pointee(eviction.policy()),
+            standings: RwLock::default(),
+            datasets: datasets.clone(),
             quota_bytes,
             is_in_percent: matches!(config.capacity, Capacity::Percent(_)),
             keep_free_percent: config.keep_free_percent,
             used_bytes: AtomicU64::new(0),
             reserved_bytes: AtomicU64::new(0),
             lingering_bytes: AtomicU64::new(0),
+            leaving: AtomicU32::new(0),
             pinned_bytes: AtomicU64::new(0),
             dead_bytes: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -136,6 +148,29 @@ impl Tier {
         lingering > 0 && self.used_bytes().saturating_sub(lingering) + bytes <= self.capacity_bytes()
     }
 
+    /// Of the objects of one priority among themselves.
+    pub(crate) fn standing(&self, priority: i16) -> Arc<Standing> {
+        if let Some(standing) = self.standings.read().get(&priority) {
+            return standing.clone();
+        }
+        self.standings.write().entry(priority).or_insert_with(|| Arc::new(Standing::new())).clone()
+    }
+
+    /// Other objects compete from now on, or by another policy.
+    pub(crate) fn forget_standings(&self) {
+        self.standings.read().values().for_each(|standing| standing.forget());
+    }
+
+    pub(crate) fn pin(&self, dataset: &Dataset, bytes: u64) {
+        self.pinned_bytes.fetch_add(bytes, Relaxed);
+        dataset.pin(self.number, bytes);
+    }
+
+    pub(crate) fn unpin(&self, dataset: &Dataset, bytes: u64) {
+        self.pinned_bytes.fetch_sub(bytes, Relaxed);
+        dataset.unpin(self.number, bytes);
+    }
+
     /// Takes room for bytes that are about to be written; `None` when somebody has to leave first. Costs a look at the filesystem, which is
     /// little beside the write.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Room> {
@@ -146,7 +181,7 @@ impl Tier {
             self.reserved_bytes.fetch_sub(bytes, SeqCst);
             return None;
         }
-        let room = Room { tier: self.clone(), bytes };
+        let room = Room { tier: self.clone(), dataset: None, bytes };
         if !self.leaves_enough_free() {
             drop(room);
             self.ask_space();
@@ -172,12 +207,6 @@ impl Tier {
         self.used_bytes.load(SeqCst).saturating_sub(self.reserved_bytes.load(SeqCst))
     }
 
-    /// Of unpinned objects that stay until somebody chooses them.
-    pub(crate) fn unpinned_bytes(&self) -> u64 {
-        let gone = [&self.pinned_bytes, &self.dead_bytes, &self.lingering_bytes, &self.reserved_bytes];
-        gone.iter().fold(self.used_bytes(), |bytes, gone| bytes.saturating_sub(gone.load(Relaxed)))
-    }
-
     /// Whether `bytes` more leave room that nobody has to fight for.
     pub(crate) fn has_ample(&self, bytes: u64) -> bool {
         self.used_bytes().saturating_add(bytes) <= self.ample_bytes()
@@ -185,8 +214,7 @@ impl Tier {
 
     /// Between this and the capacity a policy may keep newcomers out: room that `Hold` doesn't fight over.
     pub(crate) fn ample_bytes(&self) -> u64 {
-        let capacity = self.capacity_bytes();
-        capacity - capacity / 1024
+        ample(self.capacity_bytes())
     }
 
     /// Notes that `bytes` were written, and now and then asks the filesystem how much more it may be.
@@ -308,13 +336,26 @@ impl Tier {
     }
 }
 
-/// Room of a tier for bytes that are about to be written: given back when dropped, unless it was spent.
+/// All but the last of a capacity or quota, which whole objects never fill to the byte.
+pub(crate) fn ample(bytes: u64) -> u64 {
+    bytes - bytes / 1024
+}
+
+/// Room of a tier, and of a data set's quota, for bytes that are about to be written: given back when dropped, unless it was spent.
 pub(crate) struct Room {
     tier: Arc<Tier>,
+    /// Whose quota it is part of; `None` for what is moved, which counts there already.
+    dataset: Option<Arc<Dataset>>,
     bytes: u64,
 }
 
 impl Room {
+    /// The data set's bytes, taken before, go with it from now on.
+    pub(crate) fn within(mut self, dataset: &Arc<Dataset>) -> Self {
+        self.dataset = Some(dataset.clone());
+        self
+    }
+
     /// This much of it is on the disk: whoever removes that gives it back.
     pub(crate) fn spend_part(&mut self, bytes: u64) {
         self.bytes -= bytes;
@@ -324,12 +365,23 @@ impl Room {
     pub(crate) fn spend(mut self) {
         self.spend_part(self.bytes);
     }
+
+    /// This much of it is on the disk and of no use to anybody: the tier's alone.
+    pub(crate) fn waste(&mut self, bytes: u64) {
+        self.spend_part(bytes);
+        if let Some(dataset) = &self.dataset {
+            dataset.give_back(self.tier.number, bytes);
+        }
+    }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
         self.tier.give_back(self.bytes);
         self.tier.reserved_bytes.fetch_sub(self.bytes, SeqCst);
+        if let Some(dataset) = &self.dataset {
+            dataset.give_back(self.tier.number, self.bytes);
+        }
     }
 }
 

@@ -18,7 +18,26 @@ impl DatasetSlot {
     }
 }
 
-/// How an object may leave: a pinned one only by `free`, `expire` or because its bytes are wrong.
+/// What a data set may take of the store, and before whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// The most bytes that its objects take, in all tiers together; `None`: what the tiers hold.
+    pub quota_bytes: Option<u64>,
+    /// Under pressure objects of lower priority leave first, and none leaves for one of a lower priority than its own.
+    pub priority: i16,
+}
+
+/// What is here of one data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct DatasetUsage {
+    /// Of its objects, and of puts that are under way: what counts to its quota.
+    pub used_bytes: u64,
+    /// Of these, of objects that are pinned.
+    pub pinned_bytes: u64,
+    pub terms: Terms,
+}
+
+/// How an object may leave: a pinned one only by `free`, `expire`, because its bytes are wrong, or for its own data set's quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     Pin,
@@ -53,7 +72,9 @@ pub enum PutOutcome {
 pub enum Refusal {
     /// The policy keeps other objects (`Hold`: a stable subset).
     NotHeld,
-    /// No victim was left: what is here is pinned, or the object is larger than every tier.
+    /// The data set has its whole quota, and what is here of it stays: by the policy, or because it is pinned.
+    OverQuota,
+    /// No victim was left: what is here is pinned or of higher priority, or the object is larger than every tier.
     NoRoom,
     /// Every tier is full, read-only or failing; `usage` tells which and why.
     Degraded,

@@ -66,7 +66,7 @@ impl Node {
     }
 
     /// With more in its tier, and more in its file.
-    fn start_with(tier: &str, rest: &str) -> Self {
+    pub(crate) fn start_with(tier: &str, rest: &str) -> Self {
         Self::start_as("node1", Arc::new(Authority::new()), None, tier, rest)
     }
 
@@ -121,7 +121,7 @@ impl Node {
         }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap()
     }
 
@@ -162,7 +162,7 @@ impl Node {
         reply.datasets.remove(0)
     }
 
-    fn volumes(&self) -> VolumesClient<Channel> {
+    pub(crate) fn volumes(&self) -> VolumesClient<Channel> {
         let socket = self.path("run/node.sock");
         let connect = tower::service_fn(move |_| {
             let socket = socket.clone();

@@ -20,6 +20,7 @@ mod manifests;
 mod memory_source;
 mod peers;
 mod preload;
+mod pressure;
 #[expect(dead_code, reason = "the sources' own tests need more of it")]
 #[path = "../../source/tests/it/s3_server.rs"]
 mod s3_server;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use forebay_api::cache_policy::NamespacesFrom;
 use forebay_api::{CachePolicy, Dataset};
+use forebay_wire::dataset_spec::file::DatasetSpecFile;
 use kube::ResourceExt;
 
 use crate::selector;
@@ -60,6 +61,11 @@ pub fn allow(policy: &CachePolicy, namespace: &str, labels: Option<&BTreeMap<Str
         },
     };
     if allowed { Ok(()) } else { Err(PolicyProblem::Namespace { policy: policy.name_any(), namespace: namespace.to_owned() }) }
+}
+
+/// What the Dataset's priority counts as: its own, and no more than the policy lets it have.
+pub fn priority(spec: &DatasetSpecFile, policy: &CachePolicy) -> i32 {
+    spec.priority.unwrap_or_default().min(policy.spec.max_priority)
 }
 
 /// Sorts the older first; the name decides between policies of the same second.

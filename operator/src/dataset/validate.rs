@@ -44,19 +44,25 @@ pub fn validate<'a>(dataset: &Dataset, observed: &'a Observed, api_server: &[Str
     })?;
     allowed::check(&dataset.spec, &policy.spec.allowed_sources, api_server)
         .map_err(|refused| Invalid { reason: "SourceNotAllowed", message: format!("{}: {}", refused.field, refused.message) })?;
+    let mut told = dataset.spec.0.clone();
+    if policy::priority(&told, policy) != told.priority.unwrap_or_default() {
+        told.priority = Some(policy.spec.max_priority);
+    }
     let claim = dataset.spec.volume.as_ref().and_then(|volume| volume.claim).unwrap_or_default();
     Ok(Valid {
         policy,
         policy_uid: policy.uid().unwrap_or_default(),
-        object: whole,
-        object_for_clients: object(dataset, &without_cache(&dataset.spec)),
+        object_for_clients: object(dataset, &without_cache(&told)),
+        object: object(dataset, &told),
         with_claim: claim == ClaimMode::Create,
     })
 }
 
-/// The same data for a node that has next to no cache: nothing is loaded ahead of use, and what would be pinned is cached as it is read.
+/// The same data for a node that has next to no cache: nothing is loaded ahead of use, and what would be pinned is cached as it is read. The quota
+/// is the cache's, of which such a node is no part.
 fn without_cache(spec: &DatasetSpecFile) -> DatasetSpecFile {
     let mut spec = spec.clone();
+    spec.quota = None;
     spec.preload = Some(PreloadFile { when: Some(PreloadWhen::Never), ..PreloadFile::default() });
     for rule in spec.rules.iter_mut().flatten().filter(|rule| rule.cache == Some(CacheMode::Pin)) {
         // Said, not left out: a shorter path may say Never.
@@ -87,7 +93,7 @@ mod tests {
         let dataset: Dataset = serde_json::from_value(json!({
             "apiVersion": "forebay.dev/v1alpha1", "kind": "Dataset", "metadata": { "name": "a", "namespace": "vision" },
             "spec": {
-                "source": "s3://bucket/", "sync": { "interval": "1m" },
+                "source": "s3://bucket/", "sync": { "interval": "1m" }, "quota": "5Ti", "priority": -5,
                 "preload": { "when": "Always", "paths": ["/train"], "maxBytesPerSecond": "1Gi", "revision": 3 },
                 "rules": [
                     { "path": "/", "cache": "Never" },
@@ -99,6 +105,7 @@ mod tests {
         let told = forebay_wire::dataset_spec::Dataset::parse("object", &object(&dataset, &without_cache(&dataset.spec))).unwrap();
         let whole = forebay_wire::dataset_spec::Dataset::parse("object", &object(&dataset, &dataset.spec)).unwrap();
         assert_eq!((&told.sources, &told.sync, &told.name), (&whole.sources, &whole.sync, &whole.name));
+        assert_eq!((told.quota, told.priority.get(), whole.quota.is_some()), (None, -5, true));
         assert_eq!((told.preload.when, told.preload.revision), (PreloadWhen::Never, 0));
         let modes: Vec<_> = told.rules.iter().map(|rule| (rule.cache, rule.max_bytes, rule.ttl.is_some())).collect();
         assert_eq!(modes, [(Some(CacheMode::Never), None, false), (Some(CacheMode::Auto), None, true)]);

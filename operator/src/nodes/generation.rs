@@ -91,6 +91,8 @@ pub fn of_observed(node: &str, dataset: &ObservedDataset) -> (u64, u64) {
     (&dataset.problem, dataset.problem_kind, dataset.mounted).hash(&mut verdict);
     (&manifest.version, &status.degraded, preload.state, &listing.error).hash(&mut verdict);
     (dataset.wanted_bytes == dataset.wanted_held_bytes, status.failed_files.is_empty(), listing.keys > 0).hash(&mut verdict);
+    (preload.bytes_over_quota > 0).hash(&mut verdict);
+    (status.stored_bytes, preload.bytes_over_quota).hash(&mut figures);
     (dataset.wanted_bytes, dataset.wanted_held_bytes, status.files, status.bytes, status.cached_bytes).hash(&mut figures);
     (status.hits, status.misses, preload.bytes_done, preload.files_failed, status.unreachable_keys).hash(&mut figures);
     (verdict.finish(), figures.finish())

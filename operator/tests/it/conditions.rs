@@ -167,6 +167,17 @@ fn warm_means_that_every_node_holds_what_is_wanted() {
     let mut failed = holding(8, 9, Failed);
     failed.status.as_mut().unwrap().preload.as_mut().unwrap().files_failed = 1;
     check(preloading(), 1, vec![Some(failed)], "Warm=False/FilesFailed");
+    let mut over = holding(9, 9, Done);
+    over.status.as_mut().unwrap().preload.as_mut().unwrap().bytes_over_quota = 5;
+    over.status.as_mut().unwrap().stored_bytes = 10;
+    let with_quota = json!({ "quota": "9", "preload": { "when": "Once" } });
+    check(with_quota.clone(), 1, vec![Some(over.clone())], "Warm=False/OverQuota Degraded=False/AsExpected");
+    check(preloading(), 1, vec![Some(over.clone())], "Warm=True/Held");
+    check(with_quota.clone(), 1, vec![Some(holding(9, 9, Done))], "Warm=True/Held");
+    let with_quota = dataset(with_quota);
+    let figures = figures::of(&with_quota, &Summary::of(&with_quota, &observed(2, vec![Some(over.clone()), Some(over)])));
+    let quota = figures.quota.unwrap();
+    assert_eq!((quota.used.as_str(), quota.excess.as_deref()), ("20", Some("10")));
     check(json!({ "rules": [{ "path": "/", "cache": "Pin" }] }), 1, vec![Some(holding(1, 9, Waiting))], "Warm=False/Filling");
     check(json!({ "rules": [{ "path": "/", "cache": "Pin" }] }), 1, vec![Some(listed())], "Warm=False/Filling");
 }
@@ -178,6 +189,11 @@ fn degraded_says_what_is_worse_than_it_should() {
     let mut slower = listed();
     slower.status.as_mut().unwrap().degraded = vec!["no passthrough".to_owned()];
     check(json!({}), 1, vec![Some(slower)], "Degraded=True/ServedSlower");
+    check(json!({ "priority": 1 }), 1, vec![Some(listed())], "Ready=True/Readable Degraded=True/PriorityLimited");
+    check(json!({ "priority": -1 }), 1, vec![Some(listed())], "Degraded=False/AsExpected");
+    let mut higher = observed(1, vec![Some(listed())]);
+    higher.policy.as_mut().unwrap().spec.max_priority = 5;
+    check_with(json!({ "priority": 5 }), &higher, &Outcome::Applied(Applied::default()), "Degraded=False/AsExpected");
     check(json!({ "eviction": "LRU" }), 1, vec![Some(listed())], "Ready=True/Readable Degraded=True/EvictionDiffers");
     let mut agreed = observed(1, vec![Some(listed())]);
     agreed.eviction = Eviction::Lru;

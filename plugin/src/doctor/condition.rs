@@ -70,7 +70,7 @@ pub(super) fn examine(world: &World, dataset: &Dataset) -> Vec<Finding> {
     let told: Vec<String> = findings.iter().map(|finding| finding.wrong.clone()).collect();
     if let Some(degraded) = find("Degraded").filter(|degraded| degraded.status == "True" && !told.contains(&degraded.message)) {
         let (level, means) = match degraded.reason.as_str() {
-            "FieldsIgnored" | "EvictionDiffers" => (Level::Note, "the spec says more than is done"),
+            "FieldsIgnored" | "EvictionDiffers" | "PriorityLimited" => (Level::Note, "the spec says more than is done"),
             "DoesNotFit" => (Level::Warn, "it can't be warm as a whole: what doesn't fit is read from the source"),
             _ => (Level::Warn, "it works, worse than it should"),
         };
@@ -122,6 +122,7 @@ fn next(reason: &str) -> &'static str {
         "ApplyFailed" => "see what the message says; the operator's log has each attempt",
         "FieldsIgnored" => "leave the field out, or expect nothing of it",
         "EvictionDiffers" => "say the same in all Datasets of the policy, or give this one a policy of its own",
+        "PriorityLimited" => "ask who looks after the CachePolicy: its maxPriority decides; or ask for no more than that",
         _ => "do what the message says; `kubectl describe dataset` has its history",
     }
 }

@@ -138,6 +138,8 @@ fn each_condition_is_told_with_what_to_do() {
         (&["Ready=True/WithoutCache: nothing is cached"], &["Warn dataset/t: nothing is cached | nodes.selector"]),
         (&["Ready=True/Readable", "Degraded=True/DoesNotFit: asks for 9Ti"], &["Warn dataset/t: asks for 9Ti | ask for less"]),
         (&["Ready=True/Readable", "Degraded=True/FieldsIgnored: copies.max"], &["Note dataset/t: copies.max | leave the field out"]),
+        (&["Ready=True/Readable", "Degraded=True/PriorityLimited: no more than 0"], &["Note dataset/t: no more than 0 | maxPriority"]),
+        (&["Ready=True/Readable", "Warm=False/OverQuota: 5Ti more"], &["Warn dataset/t: 5Ti more | do what the message says"]),
         (&["Ready=True/Readable", "Warm=False/PreloadPaused: 1Gi of 2Gi"], &["Warn dataset/t: 1Gi of 2Gi | kubectl forebay preload t"]),
         (&["Ready=True/Readable", "Warm=True/NothingWanted"], &["Note dataset/t: no preload, no rule | kubectl forebay preload t"]),
         (&["Ready=True/Readable", "Synced=False/Late: older than"], &["Warn dataset/t: older than | sync.interval"]),

@@ -83,6 +83,12 @@ pub struct DatasetSpecFile {
     pub rules: Option<Vec<RuleFile>>,
     /// Who leaves the cache when it is full.
     pub eviction: Option<Eviction>,
+    /// The most that the whole cache holds of this data set, such as `10Ti`; each node has its share by weight. What is pinned counts to it.
+    #[serde(default, deserialize_with = "unit::quantity_text")]
+    #[schemars(schema_with = "crate::schema::quantity")]
+    pub quota: Option<String>,
+    /// -1000 to 1000: when the cache is full, data sets of a lower priority give way first, and none gives way to one of a lower priority.
+    pub priority: Option<i32>,
     /// Load files ahead of use.
     pub preload: Option<PreloadFile>,
     /// How the list of files is kept fresh.

@@ -33,6 +33,8 @@ fn the_whole_vocabulary_is_read() {
     - { path: /images/raw, cache: Never }
     - { path: /labels, ttl: 24h, localCopy: Always }
   eviction: S3FIFO
+  quota: 10Ti
+  priority: -1000
   preload: { when: Once, paths: [/images/train], maxBytesPerSecond: 20Gi, revision: 1, suspend: false }
   sync: { mode: Interval, interval: 10m }
   permissions: { uid: 1000, gid: 1000, fileMode: 0440, directoryMode: "0550" }
@@ -50,9 +52,10 @@ fn the_whole_vocabulary_is_read() {
     assert_eq!(dataset.rules[1].cache, Some(CacheMode::Pin));
     assert_eq!(dataset.rules[1].max_bytes, Some("120Ti".parse().unwrap()));
     assert_eq!(dataset.permissions.file_mode, 0o440);
+    assert_eq!((dataset.quota, dataset.priority.get()), (Some("10Ti".parse().unwrap()), -1000));
     assert_eq!((dataset.verify, dataset.eviction), (Verify::Strict, Eviction::S3Fifo));
     let notes = dataset.notes.join("\n");
-    assert!(notes.contains("policyRef") && notes.contains("volume") && notes.contains("copies"), "{notes}");
+    assert!(notes.contains("policyRef") && notes.contains("volume") && notes.contains("copies") && notes.contains("priority"), "{notes}");
 }
 
 #[test]

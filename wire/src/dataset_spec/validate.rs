@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::file::{
     DatasetFile, DatasetSpecFile, MetadataFile, NameRefFile, PermissionsFile, PreloadFile, RuleFile, SourceFile, SyncFile, SyncMode,
 };
-use super::{Dataset, Permissions, Preload, SourceSpec, Sync, location};
+use super::{Dataset, Permissions, Preload, Priority, SourceSpec, Sync, location};
 use crate::check::Check;
 use crate::id::{DatasetName, DatasetPath, is_label};
 use crate::problem::Problems;
@@ -43,6 +43,8 @@ fn dataset(check: &mut Check, file: DatasetFile) -> Option<Dataset> {
         policy_ref,
         rules: rule_files,
         eviction,
+        quota,
+        priority,
         preload: preload_file,
         sync: sync_file,
         permissions: permissions_file,
@@ -56,6 +58,14 @@ fn dataset(check: &mut Check, file: DatasetFile) -> Option<Dataset> {
     if volume.is_some() {
         notes.push("spec.volume means nothing outside Kubernetes: no claim is made".to_owned());
     }
+    let quota = quota.and_then(|text| check.positive("spec.quota", &text));
+    let priority = priority.map_or(Some(Priority::default()), |number| {
+        notes.push("spec.priority means nothing on a node that serves one data set".to_owned());
+        Priority::new(number).or_else(|| {
+            let (min, max) = (Priority::MIN, Priority::MAX);
+            check.refuse("spec.priority", format!("{number} is no priority: write a number from {min} to {max}, or leave it out for 0"))
+        })
+    });
     let rules = rules(check, &rule_files.unwrap_or_default(), &mut notes);
     let preload = preload(check, preload_file.unwrap_or_default());
     let sync = sync(check, sync_file.unwrap_or_default());
@@ -72,6 +82,8 @@ fn dataset(check: &mut Check, file: DatasetFile) -> Option<Dataset> {
         sources,
         rules,
         eviction: eviction.unwrap_or_default(),
+        quota,
+        priority: priority?,
         preload: preload?,
         sync: sync?,
         permissions: permissions?,

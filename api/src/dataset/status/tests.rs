@@ -51,6 +51,7 @@ fn the_largest_status_stays_below_16_kib() {
         warm: Some("100%".to_owned()),
         hit: Some("100%".to_owned()),
         preload: Some(PreloadStatus::default()),
+        quota: Some(QuotaStatus { used: "1023.9Ei".to_owned(), excess: Some("1023.9Ei".to_owned()) }),
         failed_files: vec![FailedFile { path: text.clone(), reason: "r".repeat(SAMPLE_BYTES_MAX) }; SAMPLES_MAX],
         problem_keys: Some(ProblemKeys {
             count: i64::MAX,

@@ -32,6 +32,8 @@ pub(super) fn cases() -> Vec<(Value, &'static str, &'static str)> {
         (json!({ "tiers": [{ "type": "Memory", "capacity": "1Gi" }, { "type": "Memory", "capacity": "1Gi" }] }), "spec.tiers", "there are two tiers in memory"),
         (disk(json!({ "nodes": { "topologyKey": "not a label" } })), "spec.nodes.topologyKey", "this is no key of a label"),
         (disk(json!({ "nodes": { "selector": {} } })), "spec.nodes.selector.nodeSelectorTerms", "Required value"),
+        (disk(json!({ "maxPriority": 1001 })), "spec.maxPriority", "should be less than or equal to 1000"),
+        (disk(json!({ "maxPriority": -1001 })), "spec.maxPriority", "should be greater than or equal to -1000"),
         (disk(json!({ "source": { "maxBytesPerSecond": "fast" } })), "spec.source.maxBytesPerSecond", "this is no quantity"),
         (disk(json!({ "source": { "maxRequestsPerSecond": 0 } })), "spec.source.maxRequestsPerSecond", "greater than or equal to 1"),
         (disk(json!({ "allowedNamespaces": { "from": "Selector" } })), "spec.allowedNamespaces.selector", "`from: Selector` needs a selector"),

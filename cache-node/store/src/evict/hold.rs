@@ -1,32 +1,23 @@
 //! Keeps the objects with the lowest hashes: a stable subset, on which nodes agree without talking.
 //! In epochs every sample is used once, so no cache beats capacity / data set: this one reaches it from the second epoch.
-//! The threshold falls when room is needed and rises again when there is room (something was freed or the quota grew).
+//! The group's threshold falls when room is needed and rises again when there is room (something was freed, the quota grew, or objects of a lower
+//! priority give way): whoever hashes above it has no place, and unpinned objects above it are on their way out.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Candidate, Evict, Reach, Recency};
+use super::{Candidate, Evict, Reach, Recency, Standing};
 
-pub struct Hold {
-    /// Whoever hashes above has no place. Unpinned objects above it are on their way out.
-    threshold: AtomicU64,
-}
-
-impl Hold {
-    #[expect(clippy::new_without_default, reason = "a policy is made on purpose")]
-    pub fn new() -> Self {
-        Self { threshold: AtomicU64::new(u64::MAX) }
-    }
-}
+pub struct Hold;
 
 impl Evict for Hold {
-    fn admits(&self, hash: u64, has_room: bool) -> bool {
+    fn admits(&self, standing: &Standing, hash: u64, has_room: bool) -> bool {
         if has_room {
-            self.threshold.fetch_max(hash, Relaxed);
+            standing.threshold.fetch_max(hash, Relaxed);
         }
-        self.would_admit(hash, has_room)
+        self.would_admit(standing, hash, has_room)
     }
-    fn would_admit(&self, hash: u64, has_room: bool) -> bool {
-        has_room || hash < self.threshold.load(Relaxed)
+    fn would_admit(&self, standing: &Standing, hash: u64, has_room: bool) -> bool {
+        has_room || hash < standing.threshold.load(Relaxed)
     }
     fn entered(&self, _hash: u64) -> Recency {
         Recency::default()
@@ -34,13 +25,13 @@ impl Evict for Hold {
     fn touched(&self, _recency: Recency) -> Option<Recency> {
         None
     }
-    fn reach(&self) -> Reach {
-        Reach::Highest { from: self.threshold.load(Relaxed) }
+    fn reach(&self, standing: &Standing) -> Reach {
+        Reach::Highest { from: standing.threshold.load(Relaxed) }
     }
     fn choose(&self, candidates: &mut [Candidate]) -> Option<usize> {
         (0..candidates.len()).max_by_key(|&i| candidates[i].hash)
     }
-    fn left(&self, victim: Candidate) {
-        self.threshold.fetch_min(victim.hash, Relaxed);
+    fn left(&self, standing: &Standing, victim: Candidate) {
+        standing.threshold.fetch_min(victim.hash, Relaxed);
     }
 }

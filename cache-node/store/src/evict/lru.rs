@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::{Candidate, Evict, Reach, Recency};
+use super::{Candidate, Evict, Reach, Recency, Standing};
 
 /// Uses per tick of the clock: the 4096 ages then span a million uses.
 const TOUCHES_PER_TICK: u32 = 256;
@@ -25,10 +25,10 @@ impl Lru {
 }
 
 impl Evict for Lru {
-    fn admits(&self, _hash: u64, _has_room: bool) -> bool {
+    fn admits(&self, _standing: &Standing, _hash: u64, _has_room: bool) -> bool {
         true
     }
-    fn would_admit(&self, _hash: u64, _has_room: bool) -> bool {
+    fn would_admit(&self, _standing: &Standing, _hash: u64, _has_room: bool) -> bool {
         true
     }
     fn entered(&self, _hash: u64) -> Recency {
@@ -38,12 +38,12 @@ impl Evict for Lru {
         let now = self.now();
         (now != recency.0).then_some(Recency(now))
     }
-    fn reach(&self) -> Reach {
+    fn reach(&self, _standing: &Standing) -> Reach {
         Reach::Sample { count: SAMPLE }
     }
     fn choose(&self, candidates: &mut [Candidate]) -> Option<usize> {
         let now = (self.uses.load(Relaxed) / TOUCHES_PER_TICK) as u16;
         (0..candidates.len()).max_by_key(|&i| now.wrapping_sub(candidates[i].recency.0) & Recency::MASK)
     }
-    fn left(&self, _victim: Candidate) {}
+    fn left(&self, _standing: &Standing, _victim: Candidate) {}
 }

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::{Candidate, Evict, Reach, Recency};
+use super::{Candidate, Evict, Reach, Recency, Standing};
 
 const MAIN: u16 = 1 << 11;
 const USES_SHIFT: u32 = 9;
@@ -42,10 +42,10 @@ impl S3Fifo {
 }
 
 impl Evict for S3Fifo {
-    fn admits(&self, _hash: u64, _has_room: bool) -> bool {
+    fn admits(&self, _standing: &Standing, _hash: u64, _has_room: bool) -> bool {
         true
     }
-    fn would_admit(&self, _hash: u64, _has_room: bool) -> bool {
+    fn would_admit(&self, _standing: &Standing, _hash: u64, _has_room: bool) -> bool {
         true
     }
     fn entered(&self, hash: u64) -> Recency {
@@ -59,7 +59,7 @@ impl Evict for S3Fifo {
     fn touched(&self, recency: Recency) -> Option<Recency> {
         (Self::uses(recency) < 3).then_some(Recency(recency.0 + (1 << USES_SHIFT)))
     }
-    fn reach(&self) -> Reach {
+    fn reach(&self, _standing: &Standing) -> Reach {
         Reach::Sample { count: SAMPLE }
     }
     fn choose(&self, candidates: &mut [Candidate]) -> Option<usize> {
@@ -84,7 +84,7 @@ impl Evict for S3Fifo {
         }
         Some(0)
     }
-    fn left(&self, victim: Candidate) {
+    fn left(&self, _standing: &Standing, victim: Candidate) {
         if victim.recency.0 & MAIN == 0 {
             let (ghost, print) = self.ghost(victim.hash);
             ghost.store(print, Relaxed);

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Candidate, Evict, EvictionKind, Reach, Recency};
+use super::{Candidate, Evict, EvictionKind, Reach, Recency, Standing};
+
+mod shared;
 
 const OBJECTS: u64 = 8192;
 const EPOCHS: usize = 6;
@@ -44,6 +46,7 @@ fn hash_of(object: u64) -> u64 {
 /// A tier as the store drives its policy: see `Store::make_room` and `evict_one`.
 struct Tier {
     policy: Box<dyn Evict>,
+    standing: Standing,
     capacity: usize,
     objects: BTreeMap<u64, Recency>,
     random: Random,
@@ -51,7 +54,7 @@ struct Tier {
 
 impl Tier {
     fn new(kind: EvictionKind, capacity: usize, seed: u64) -> Self {
-        Self { policy: kind.policy(), capacity, objects: BTreeMap::new(), random: Random(seed | 1) }
+        Self { policy: kind.policy(), standing: Standing::new(), capacity, objects: BTreeMap::new(), random: Random(seed | 1) }
     }
 
     /// Whether it was a hit; brings it in otherwise, if the policy lets it.
@@ -63,7 +66,7 @@ impl Tier {
             return true;
         }
         let has_room = self.objects.len() < self.capacity;
-        if self.policy.admits(hash, has_room) && (has_room || self.evict_for(hash)) {
+        if self.policy.admits(&self.standing, hash, has_room) && (has_room || self.evict_for(hash)) {
             self.objects.insert(hash, self.policy.entered(hash));
         }
         false
@@ -71,7 +74,7 @@ impl Tier {
 
     fn evict_for(&mut self, newcomer: u64) -> bool {
         let candidate = |(hash, recency): (&u64, &Recency)| Candidate { hash: *hash, recency: *recency };
-        let mut candidates: Vec<Candidate> = match self.policy.reach() {
+        let mut candidates: Vec<Candidate> = match self.policy.reach(&self.standing) {
             Reach::Highest { from } => {
                 let highest = self.objects.range(..=from).next_back().or_else(|| self.objects.last_key_value()).map(candidate);
                 if highest.is_some_and(|highest| highest.hash < newcomer) {
@@ -89,7 +92,7 @@ impl Tier {
             self.objects.insert(candidate.hash, candidate.recency);
         }
         self.objects.remove(&candidates[chosen].hash);
-        self.policy.left(candidates[chosen]);
+        self.policy.left(&self.standing, candidates[chosen]);
         true
     }
 }

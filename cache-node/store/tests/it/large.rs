@@ -6,7 +6,7 @@ use std::path::Path;
 use forebay_store::{Class, PutOutcome, Store};
 use forebay_wire::block::ObjectRef;
 
-use crate::store_model::{AUTO, BLOCK_BYTES, Random, blocks, config, extent_of, is_hit, object, put, put_all};
+use crate::store_model::{AUTO, BLOCK_BYTES, Random, blocks, config, dataset_of, extent_of, is_hit, object, put, put_all};
 
 const OBJECT_BYTES: u64 = 4 << 20;
 
@@ -56,7 +56,7 @@ fn few_large_objects_fill_the_cache_and_are_hit_as_often_as_it_is_large() {
 
 /// Puts what the plan and the store want of `objects`; blocks that were put, and blocks that were refused.
 fn preload(store: &Store, objects: &[ObjectRef]) -> (u32, u32) {
-    let mut forecast = store.forecast();
+    let mut forecast = store.forecast(dataset_of(&objects[0]));
     objects.iter().for_each(|object| forecast.add(object, Class::Auto));
     let mut plan = forecast.settle();
     let (mut put_blocks, mut refused) = (0, 0);
@@ -65,7 +65,7 @@ fn preload(store: &Store, objects: &[ObjectRef]) -> (u32, u32) {
             if is_hit(store, object, extent_of(object, block)) {
                 continue;
             }
-            assert!(store.would_hold(object, extent_of(object, block).len(), Class::Auto));
+            assert!(store.would_hold(dataset_of(object), object, extent_of(object, block).len(), Class::Auto));
             put_blocks += 1;
             refused += u32::from(put(store, object, block, AUTO) != PutOutcome::Stored);
         }

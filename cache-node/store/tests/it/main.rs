@@ -4,4 +4,5 @@ mod large;
 mod pages;
 mod random;
 mod room;
+mod shared;
 mod store_model;

@@ -6,9 +6,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use forebay_store::evict::EvictionKind;
-use forebay_store::{Admission, Class, DatasetSlot, PutOutcome, Store, StoreConfig, TierConfig};
+use forebay_store::{Admission, Class, DatasetSlot, PutOutcome, Store, StoreConfig, Terms, TierConfig};
+use forebay_wire::block::{BlockIndex, ObjectRef};
 
-use crate::store_model::{AUTO, PIN, Random, blocks, bytes_of, config, count, extent_of, files_below, is_hit, object, put};
+use crate::store_model::{AUTO, PIN, Random, blocks, bytes_of, config, count, dataset_of, extent_of, files_below, is_hit, object, put};
 
 /// What the model knows of an object: its admission and which blocks were put. Evictions and wrong bits may take blocks away, nothing may add any.
 struct Known {
@@ -35,6 +36,47 @@ impl Known {
     }
 }
 
+/// Quotas and priorities, as they were told last.
+#[derive(Default)]
+struct Told([Terms; 3]);
+
+impl Told {
+    fn of(&self, slot: DatasetSlot) -> Terms {
+        self.0[slot.0 as usize]
+    }
+
+    /// Tells a data set something else, and has it brought about.
+    fn change(&mut self, store: &Store, random: &mut Random) {
+        let slot = random.below(3);
+        let quota_bytes = (random.below(3) > 0).then(|| 200_000 + random.below(4 << 20));
+        self.0[slot as usize] = Terms { quota_bytes, priority: random.below(4) as i16 - 2 };
+        store.set_terms(DatasetSlot(slot), self.0[slot as usize]);
+        store.maintain(1);
+    }
+
+    /// Puts a block; nothing that outranks it may be gone afterwards.
+    fn put(&self, store: &Store, model: &BTreeMap<u64, Known>, (object, block): (&ObjectRef, u32), admission: Admission) -> PutOutcome {
+        let priority = self.of(dataset_of(object)).priority;
+        let outranking = model.iter().filter(|(_, known)| self.0[known.size as usize % 3].priority > priority);
+        let blocks =
+            outranking.flat_map(|(n, known)| known.blocks.iter().map(|block| (crate::store_model::object(*n, known.size), *block)));
+        let before: Vec<_> = blocks.filter(|(object, block)| store.contains(object, BlockIndex(*block))).collect();
+        let corrupt = store.usage().corrupt;
+        let outcome = put(store, object, block, admission);
+        let gone = before.iter().filter(|(object, block)| !store.contains(object, BlockIndex(*block))).count();
+        assert!(gone == 0 || store.usage().corrupt > corrupt, "{gone} blocks left for one of a lower priority");
+        outcome
+    }
+
+    fn check(&self, store: &Store) {
+        for slot in (0..3).map(DatasetSlot) {
+            let usage = store.dataset_usage(slot);
+            assert_eq!(usage.terms, self.of(slot));
+            assert!(usage.used_bytes <= usage.terms.quota_bytes.unwrap_or(u64::MAX), "{slot:?}: {usage:?}");
+        }
+    }
+}
+
 #[test]
 fn random_operations_agree_with_the_model() {
     let mut random = Random::from_environment("model");
@@ -54,6 +96,8 @@ fn random_operations_agree_with_the_model() {
         store.free_dataset(DatasetSlot(1));
         store.free_dataset(DatasetSlot(2));
         let mut model: BTreeMap<u64, Known> = BTreeMap::new();
+        let mut told = Told::default();
+        (0..3).for_each(|slot| store.set_terms(DatasetSlot(slot), Terms::default()));
         let mut held = Vec::new();
         let mut now = 1000;
         for _ in 0..count(5_000, 100_000) / 3 {
@@ -69,7 +113,7 @@ fn random_operations_agree_with_the_model() {
             match random.below(100) {
                 0..50 => {
                     let block = random.below(u64::from(blocks(&object))) as u32;
-                    let outcome = put(&store, &object, block, admission);
+                    let outcome = told.put(&store, &model, (&object, block), admission);
                     let known = model.entry(n).or_insert(Known { size, admission, blocks: BTreeSet::new(), sure: BTreeSet::new() });
                     if outcome == PutOutcome::Stored {
                         known.blocks.insert(block);
@@ -102,11 +146,16 @@ fn random_operations_agree_with_the_model() {
                     model.remove(&n);
                     assert!((0..blocks(&object)).all(|block| !is_hit(&store, &object, extent_of(&object, block))));
                 }
-                90..93 => {
+                90..92 => {
                     store.readmit(&object, admission).unwrap();
                     if let Some(known) = model.get_mut(&n) {
                         known.admit(admission);
                     }
+                }
+                92 => {
+                    told.change(&store, &mut random);
+                    // What is pinned leaves for its own quota.
+                    model.values_mut().for_each(|known| known.sure.clear());
                 }
                 93..96 => {
                     now += random.below(20) as u32;
@@ -120,8 +169,14 @@ fn random_operations_agree_with_the_model() {
                 }
                 97 => {
                     held.clear();
+                    let counted = [0, 1, 2].map(|slot| store.dataset_usage(DatasetSlot(slot)));
+                    let corrupt = store.usage().corrupt;
                     drop(store);
                     store = open();
+                    // Damage that nobody has found yet is found by the start.
+                    if corrupt == 0 && store.usage().corrupt == 0 {
+                        assert_eq!([0, 1, 2].map(|slot| store.dataset_usage(DatasetSlot(slot))), counted);
+                    }
                 }
                 98 => {
                     // Wrong bits at rest: pinned ones may be lost now, too.
@@ -137,6 +192,10 @@ fn random_operations_agree_with_the_model() {
                         model.values_mut().for_each(|known| known.admit(Admission { class: Class::Auto, ..known.admission }));
                     }
                     store = open();
+                    // Perhaps it was the file that has them.
+                    (0..3).for_each(|slot| store.set_terms(DatasetSlot(slot), told.of(DatasetSlot(slot))));
+                    store.maintain(now);
+                    model.retain(|_, known| known.admission.expires_at_seconds.is_none_or(|expires| expires > now));
                 }
                 _ => {
                     for (file, object) in &held {
@@ -149,6 +208,7 @@ fn random_operations_agree_with_the_model() {
             for tier in &store.usage().tiers {
                 assert!(tier.used_bytes <= quota + tier.lingering_bytes, "{tier:?}");
             }
+            told.check(&store);
         }
         eprintln!("{eviction:?}: {:?}", store.usage());
     }

@@ -79,10 +79,14 @@ pub(crate) fn extent_of(object: &ObjectRef, block: u32) -> Extent {
     BlockSize::new(BLOCK_BYTES).unwrap().extent(BlockIndex(block), object.size).unwrap()
 }
 
+pub(crate) fn dataset_of(object: &ObjectRef) -> DatasetSlot {
+    DatasetSlot(object.size % 3)
+}
+
 pub(crate) fn put(store: &Store, object: &ObjectRef, block: u32, admission: Admission) -> PutOutcome {
     let extent = extent_of(object, block);
     let data = &bytes_of(object)[extent.start() as usize..extent.end() as usize];
-    store.put(DatasetSlot(object.size % 3), object, BlockIndex(block), data, admission).unwrap()
+    store.put(dataset_of(object), object, BlockIndex(block), data, admission).unwrap()
 }
 
 pub(crate) fn put_all(store: &Store, object: &ObjectRef, admission: Admission) -> bool {

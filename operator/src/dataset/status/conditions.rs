@@ -192,6 +192,15 @@ fn warm(summary: &Summary, ready: &NewCondition) -> NewCondition {
         }
         return is_not("Filling", format!("the preload isn't done on {}", node.name));
     }
+    if let (Some(quota), over @ 1..) = (&summary.quota, summary.over_quota()) {
+        let message = format!(
+            "{} are held, {} more that rules and preload ask for are read from the source: the quota of {quota} keeps them out; raise spec.quota, \
+             or ask for less by preload.paths or rules",
+            quantity::bytes(held),
+            quantity::bytes(over)
+        );
+        return is_not("OverQuota", message);
+    }
     if summary.asks_for_nothing {
         return NewCondition::new(Warm, true, "NothingWanted", "neither rules nor preload ask for files ahead of use");
     }
@@ -287,6 +296,14 @@ fn degraded(observed: &Observed, summary: &Summary, failure: Option<(&String, u3
              say the same in all of them, or give this one a policy of its own"
         );
         return is("EvictionDiffers", message);
+    }
+    if let Some(max) = summary.priority_limited {
+        let policy = observed.policy.as_ref().map(ResourceExt::name_any).unwrap_or_default();
+        let message = format!(
+            "spec.priority: the CachePolicy `{policy}` lets no Dataset have more than {max}, so it is counted with that: ask for no more, or raise the \
+             policy's maxPriority"
+        );
+        return is("PriorityLimited", message);
     }
     NewCondition::new(Degraded, false, "AsExpected", "it works as it should")
 }

@@ -4,7 +4,9 @@
 
 use forebay_api::Dataset;
 use forebay_api::dataset::status::{SAMPLES_MAX, sample_text};
-use forebay_api::dataset::{DatasetStatus, FailedFile, NodeCoverage, NodeShare, PreloadState, PreloadStatus, ProblemKey, ProblemKeys};
+use forebay_api::dataset::{
+    DatasetStatus, FailedFile, NodeCoverage, NodeShare, PreloadState, PreloadStatus, ProblemKey, ProblemKeys, QuotaStatus,
+};
 use forebay_api::quantity;
 use forebay_wire::dataset_spec::PreloadWhen;
 use forebay_wire::node_service::PreloadState as NodePreload;
@@ -34,6 +36,10 @@ pub fn of(dataset: &Dataset, summary: &Summary) -> DatasetStatus {
         warm: Some(quantity::percent(summary.held(), summary.wanted())),
         hit: Some(quantity::percent(hits, hits + misses)),
         preload: preload(dataset, summary),
+        quota: summary.quota.as_ref().map(|_| QuotaStatus {
+            used: quantity::bytes(summary.stored()),
+            excess: Some(summary.over_quota()).filter(|bytes| *bytes > 0).map(quantity::bytes),
+        }),
         failed_files: failed_files(summary),
         problem_keys: problem_keys(summary),
         nodes: coverage(summary),

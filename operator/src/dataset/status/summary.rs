@@ -77,6 +77,12 @@ pub struct Summary {
     pub frozen: bool,
     /// It asks for an eviction that the other data sets of its cache don't share.
     pub eviction_differs: bool,
+    /// It asks for a higher priority than its CachePolicy lets it have: that one.
+    pub priority_limited: Option<i32>,
+    /// Rules or preload ask for files ahead of use.
+    pub asks_ahead: bool,
+    /// `spec.quota`, as it is written.
+    pub quota: Option<String>,
     /// How old the list of files may be.
     pub interval_ms: u64,
 }
@@ -103,17 +109,20 @@ impl Summary {
         let preload = spec.preload.clone().unwrap_or_default();
         let sync = spec.sync.clone().unwrap_or_default();
         let interval = sync.interval.as_deref().and_then(|text| unit::parse_duration(text).ok());
+        let asks_ahead = !matches!(preload.when, None | Some(PreloadWhen::Never | PreloadWhen::Manual))
+            || spec.rules.iter().flatten().any(|rule| rule.cache == Some(CacheMode::Pin));
         Self {
             answering: observed.nodes.len(),
             refusing,
             capacity_min,
             tier_degraded,
-            asks_for_nothing: matches!(preload.when, None | Some(PreloadWhen::Never | PreloadWhen::Manual))
-                && !spec.rules.iter().flatten().any(|rule| rule.cache == Some(CacheMode::Pin))
-                && says.iter().all(|node| node.wanted == 0),
+            asks_ahead,
+            asks_for_nothing: !asks_ahead && says.iter().all(|node| node.wanted == 0),
             suspended: preload.suspend.unwrap_or(false),
             frozen: sync.mode == Some(SyncMode::Never),
             eviction_differs: spec.eviction.is_some_and(|wish| wish != Eviction::Hold && wish != observed.eviction),
+            priority_limited: observed.policy.as_ref().ok().map(|policy| policy.spec.max_priority).filter(|max| spec.priority > Some(*max)),
+            quota: spec.quota.clone(),
             interval_ms: interval.map_or(SYNC_INTERVAL_MS, |interval| u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)),
             says,
         }
@@ -145,6 +154,28 @@ impl Summary {
         }
         let size = self.newest().map_or(0, |newest| newest.status.bytes);
         zones.into_values().min().unwrap_or(0).min(size)
+    }
+
+    /// Bytes that count to the quota, of the zone that holds the most: each is a cache of its own.
+    pub fn stored(&self) -> u64 {
+        self.most_of_a_zone(|node| node.status.stored_bytes)
+    }
+
+    /// Bytes that rules and preload ask for and only the quota keeps out.
+    pub fn over_quota(&self) -> u64 {
+        if !self.asks_ahead {
+            // What nodes tell is of a preload that nobody wants any more.
+            return 0;
+        }
+        self.most_of_a_zone(|node| node.status.preload.as_ref().map_or(0, |preload| preload.bytes_over_quota))
+    }
+
+    fn most_of_a_zone(&self, bytes: impl Fn(&NodeSays) -> u64) -> u64 {
+        let mut zones: BTreeMap<&str, u64> = BTreeMap::new();
+        for node in &self.says {
+            *zones.entry(&node.zone).or_default() += bytes(node);
+        }
+        zones.into_values().max().unwrap_or(0)
     }
 
     pub fn wanted(&self) -> u64 {
