@@ -3,6 +3,7 @@
 //! Invariant: a listing that failed changes nothing; what serves goes on serving.
 
 mod group;
+mod handover;
 mod lead;
 mod list;
 
@@ -52,6 +53,9 @@ pub struct ListingProgress {
     pub keys: AtomicU64,
     pub requests: AtomicU64,
 }
+
+/// A listing that is older by no more than this began here: its age is counted in whole seconds.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
 
 /// What one listing changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,8 +119,10 @@ pub struct Refresh {
     last: Mutex<(Option<Instant>, Changes)>,
     /// Object versions that the last sync lost: freed at the next one, when the kernel had an interval to let go of them.
     lost: Mutex<Vec<(ContentId, ObjectRef)>>,
-    /// Guards the number of the listing that goes on: one that failed is gone on with, so what it listed is as old as its first attempt.
-    number: Mutex<Option<u64>>,
+    /// Guards the number of the listing that goes on, and since when: one that failed is gone on with, so what it listed is as old as its first attempt.
+    number: Mutex<Option<(u64, Instant)>>,
+    /// What is kept of another node's listing.
+    handed: handover::Handed,
     asked: Notify,
     outcomes: watch::Sender<Outcome>,
     /// Manifests that began to serve; grows with each.
@@ -148,6 +154,7 @@ impl Refresh {
             last: Mutex::default(),
             lost: Mutex::default(),
             number: Mutex::new(None),
+            handed: handover::Handed::default(),
             asked: Notify::new(),
             outcomes: watch::Sender::new(Outcome::default()),
             synced: watch::Sender::new(0),
@@ -336,12 +343,17 @@ impl Refresh {
 
     /// One listing, from the first request to serving.
     async fn refresh(self: &Arc<Self>) -> Result<Changes, RefreshError> {
-        let number = *self.number.lock().get_or_insert_with(|| self.fs.begin_listing());
+        let (mut number, since) = *self.number.lock().get_or_insert_with(|| (self.fs.begin_listing(), Instant::now()));
         self.progress.running.store(true, Relaxed);
-        let began = Instant::now();
+        let mut began = Instant::now();
         let listed = self.list().await;
         self.progress.running.store(false, Relaxed);
-        let path = listed?;
+        let (path, age) = listed?;
+        if let Some(group) = self.group.as_ref().filter(|_| age > since.elapsed() + CLOCKS_DIFFER) {
+            // Another node began it: it knows only of what happened here before that.
+            number = group.number_of(Some(age));
+            began = Instant::now().checked_sub(age).unwrap_or(began);
+        }
         *self.number.lock() = None;
         let this = self.clone();
         let adopted = aside::spawn(move || this.adopt(path, number)).await.map_err(|_| RefreshError::Aborted)?;

@@ -5,6 +5,7 @@
 //! What comes is written to one log a source as it comes: pages of many ranges, interleaved. When all ranges are done their pages are
 //! read in key order and built. The log is also the checkpoint: read again it gives the state of the listing.
 
+pub mod handover;
 mod log;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 
-use self::log::ListingLog;
+use self::log::{Begun, ListingLog, Wanted};
 use super::{BuildOptions, Builder, ManifestError, SourceIndex};
 use forebay_source::listing::{ListEvent, ListOptions, list_parallel};
 use forebay_source::{Source, SourceError};
@@ -50,24 +51,43 @@ pub struct ListingProgress {
     pub pages: u64,
 }
 
-/// Lists `sources` (as many as `build.sources`, in its order) and builds the manifest in `folder`; returns its path. `build.created_seconds`
-/// is now. One call at a time per folder. Can be dropped at any moment and called again: it goes on where it was.
+/// What was listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The manifest's. Its term and sequence are those of the listing's beginning: lower than `build` says where an earlier one was gone on with.
+    pub path: PathBuf,
+    /// When the first of it was listed, in seconds since 1970.
+    pub began: i64,
+}
+
+/// Lists `sources` (as many as `build.sources`, in its order) and builds the manifest in `folder`. `build.created_seconds` is now. What was
+/// begun before, here or by a node that handed it over, is gone on with if it will be newer than the manifest with the number `newest`. One call at
+/// a time per folder. Can be dropped at any moment and called again: it goes on where it was.
 pub async fn list(
     folder: &Path,
     sources: &[Arc<dyn Source>],
-    build: BuildOptions,
+    mut build: BuildOptions,
+    newest: (u64, u64),
     options: ListOptions,
     progress: impl Fn(ListingProgress) + Send + Sync + Clone + 'static,
-) -> Result<PathBuf, ListingError> {
+) -> Result<Listed, ListingError> {
     assert_eq!(sources.len(), build.sources.len(), "each source has its mount path");
     let mut before = ListingProgress::default();
+    let listing = rand::random::<u64>() | 1;
     let mut logs = Vec::with_capacity(sources.len());
     for (position, source) in sources.iter().enumerate() {
-        let (path, name, now) = (log_path(folder, position), source.name().to_owned(), build.created_seconds);
-        let log = blocking(folder, move || ListingLog::open(&path, &name, now, RESUME_SECONDS_MAX)).await?;
+        let anew = Begun { at: build.created_seconds, name: source.name().to_owned(), listing, number: (build.term, build.sequence) };
+        let (path, wanted) = (log_path(folder, position), Wanted { anew, age_max: RESUME_SECONDS_MAX, newest });
+        let log = blocking(folder, move || ListingLog::open(&path, &wanted)).await?;
         let log = list_source(folder, source, log, options, before, progress.clone()).await?;
         before = ListingProgress { keys: before.keys + log.rows(), pages: before.pages + log.pages() };
         logs.push(log);
+    }
+    let mut began = build.created_seconds;
+    for begun in logs.iter().map(ListingLog::begun) {
+        // What it lists is as old as the oldest part of it.
+        (build.term, build.sequence) = begun.number.min((build.term, build.sequence));
+        began = began.min(begun.at);
     }
     let owned = folder.to_owned();
     blocking(folder, move || {
@@ -78,7 +98,7 @@ pub async fn list(
         while std::fs::remove_file(log_path(&owned, others)).is_ok() {
             others += 1;
         }
-        built
+        built.map(|path| Listed { path, began })
     })
     .await
 }

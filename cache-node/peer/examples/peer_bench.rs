@@ -13,9 +13,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use forebay_daemon::identity::{Identity, Protocol};
 use forebay_peer::frame::{self, Kind, PAYLOAD_BYTES_MAX};
 use forebay_peer::{
-    BlockRef, Blocks, Body, Coverage, DatasetId, Event, FreeRequest, Freed, Given, HoldsRequest, Introduction, ListingState,
-    ManifestRequest, Offered, PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, StoreRequest, Want,
-    server,
+    BlockRef, Blocks, Body, Coverage, DatasetId, Event, FreeRequest, Freed, Given, HoldsRequest, Introduction, ListingHead, ListingRequest,
+    ListingState, ManifestRequest, Offered, PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics,
+    StoreRequest, Want, server,
 };
 use forebay_wire::block::{BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use forebay_wire::id::NodeName;
@@ -54,6 +54,9 @@ impl Blocks for Shelf {
     }
     async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal> {
         Ok(vec![true; request.blocks.len()])
+    }
+    async fn listing(&self, _: ListingRequest) -> Result<Option<(ListingHead, Bytes)>, Refusal> {
+        Ok(None)
     }
     async fn coverage(&self, _: DatasetId) -> Result<Option<Coverage>, Refusal> {
         Ok(None)

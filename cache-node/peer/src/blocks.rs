@@ -6,7 +6,8 @@ use futures::stream::BoxStream;
 
 use super::error::Refusal;
 use super::message::{
-    Coverage, DatasetId, FreeRequest, Freed, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest, StoreRequest,
+    Coverage, DatasetId, FreeRequest, Freed, HoldsRequest, ListingHead, ListingRequest, ListingState, ManifestHead, ManifestRequest,
+    ReadRequest, StoreRequest,
 };
 
 /// Bytes in order, in pieces of any size. Dropped when nobody wants the rest.
@@ -37,6 +38,8 @@ pub trait Blocks: Send + Sync + 'static {
     async fn store(&self, request: StoreRequest, body: Body) -> Result<bool, Refusal>;
     /// May wait for a listing, when that was asked for.
     async fn manifest(&self, request: ManifestRequest) -> Result<Offered, Refusal>;
+    /// What a listing that goes on here has got beyond what the caller has; `None`: nothing.
+    async fn listing(&self, request: ListingRequest) -> Result<Option<(ListingHead, Bytes)>, Refusal>;
     async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal>;
     /// Which of the blocks are here, in their order.
     async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal>;

@@ -40,18 +40,20 @@ pub enum Kind {
     Free = 7,
     /// The caller no longer wants the answer. Empty.
     Cancel = 8,
-    /// The next bytes of a block or manifest, as they are.
+    /// The next bytes of a block, manifest or listing, as they are.
     Data = 9,
     ManifestHead = 10,
     Done = 11,
     Holds = 12,
     Coverage = 13,
+    Listing = 14,
+    ListingHead = 15,
     /// The answer takes time, and whoever owes it lives. Empty.
     Waiting = 128,
 }
 
 impl Kind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::Hello,
         Self::Welcome,
         Self::Error,
@@ -65,6 +67,8 @@ impl Kind {
         Self::Done,
         Self::Holds,
         Self::Coverage,
+        Self::Listing,
+        Self::ListingHead,
         Self::Waiting,
     ];
 

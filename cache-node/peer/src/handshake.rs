@@ -32,8 +32,9 @@ impl Capabilities {
     pub const FREE: Self = Self(8);
     pub const HOLDS: Self = Self(16);
     pub const COVERAGE: Self = Self(32);
+    pub const LISTING: Self = Self(64);
     /// All that this release knows.
-    pub const ALL: Self = Self(63);
+    pub const ALL: Self = Self(127);
 
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -26,8 +26,8 @@ pub use error::{ConnectError, PeerError, Refusal, SourceFailure, SourceFailureKi
 pub use fetch::Unfetched;
 pub use handshake::{Capabilities, Introduction};
 pub use message::{
-    BlockRef, Coverage, DatasetId, FreeRequest, Freed, HOLDS_MAX, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest,
-    StoreRequest, Want,
+    BlockRef, Coverage, DatasetId, FreeRequest, Freed, HOLDS_MAX, HoldsRequest, LISTING_BYTES_MAX, ListingHead, ListingRequest,
+    ListingState, ManifestHead, ManifestRequest, ReadRequest, StoreRequest, Want,
 };
 pub use metrics::{ClientMetrics, ServerMetrics};
 pub use peers::{Listed, PeerLimits, Peers};

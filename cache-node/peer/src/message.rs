@@ -21,6 +21,8 @@ const VERSION_BYTES_MAX: usize = 4 << 10;
 const PATHS_MAX: usize = 1000;
 /// Blocks of one `Holds`: at some 40 bytes each they fit into a frame.
 pub const HOLDS_MAX: usize = 2048;
+/// Bytes of a listing that are given at once: the caller has them in memory.
+pub const LISTING_BYTES_MAX: u64 = 16 << 20;
 /// A sentence for people; what is longer is cut.
 const DETAIL_BYTES_MAX: usize = 1 << 10;
 
@@ -113,6 +115,31 @@ pub struct ListingState {
     pub trouble: u32,
     /// The question wanted a listing, and there was one.
     pub listed: bool,
+    /// One goes on, of which a `ListingRequest` asks.
+    pub running: bool,
+}
+
+/// Asks for what a listing that goes on has got beyond what the caller has of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListingRequest {
+    pub dataset: DatasetId,
+    /// Which of the data set's sources, in their order.
+    pub source: u32,
+    /// The listing that the caller has the first `have` bytes of; 0: none.
+    pub listing: u64,
+    pub have: u64,
+}
+
+/// What of a listing follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListingHead {
+    pub listing: u64,
+    /// The request's `have`, or 0 of another listing.
+    pub start: u64,
+    pub bytes: u64,
+    /// Term and sequence of the manifest that it is to become.
+    pub number: (u64, u64),
+    pub began_ms_ago: u64,
 }
 
 /// What a manifest that follows is.
@@ -280,12 +307,38 @@ impl ManifestHead {
 
 impl ListingState {
     pub(crate) fn to_wire(&self) -> wire::ListingState {
-        let Self { age_ms, error, trouble, listed } = self.clone();
-        wire::ListingState { age_ms, error: cut(&error).to_owned(), trouble, listed }
+        let Self { age_ms, error, trouble, listed, running } = self.clone();
+        wire::ListingState { age_ms, error: cut(&error).to_owned(), trouble, listed, running }
     }
     pub(crate) fn from_wire(state: Option<wire::ListingState>) -> Self {
-        let wire::ListingState { age_ms, error, trouble, listed } = state.unwrap_or_default();
-        Self { age_ms, error, trouble, listed }
+        let wire::ListingState { age_ms, error, trouble, listed, running } = state.unwrap_or_default();
+        Self { age_ms, error, trouble, listed, running }
+    }
+}
+
+impl ListingRequest {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let Self { dataset, source, listing, have } = self;
+        wire::ListingRequest { dataset: dataset.0.to_string(), source: *source, listing: *listing, have: *have }.encode_to_vec()
+    }
+    pub(crate) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let wire::ListingRequest { dataset: name, source, listing, have } = decode(payload)?;
+        Ok(Self { dataset: dataset(&name)?, source, listing, have })
+    }
+}
+
+impl ListingHead {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let Self { listing, start, bytes, number: (term, sequence), began_ms_ago } = *self;
+        wire::ListingHead { listing, start, bytes, term, sequence, began_ms_ago }.encode_to_vec()
+    }
+    /// `bytes` is at least 1, and at most `LISTING_BYTES_MAX`.
+    pub(crate) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let wire::ListingHead { listing, start, bytes, term, sequence, began_ms_ago } = decode(payload)?;
+        if !(1..=LISTING_BYTES_MAX).contains(&bytes) {
+            return malformed(format!("{bytes} bytes of a listing are none, or more than {LISTING_BYTES_MAX}"));
+        }
+        Ok(Self { listing, start, bytes, number: (term, sequence), began_ms_ago })
     }
 }
 

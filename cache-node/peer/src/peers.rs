@@ -28,7 +28,8 @@ use super::frame::{Frame, Kind, PAYLOAD_BYTES_MAX};
 use super::handshake::{self, Capabilities, Introduction};
 use super::health::{Breaker, Latency};
 use super::message::{
-    self, Coverage, DatasetId, FreeRequest, Freed, HoldsRequest, ListingState, ManifestHead, ManifestRequest, ReadRequest, StoreRequest,
+    self, Coverage, DatasetId, FreeRequest, Freed, HoldsRequest, ListingHead, ListingRequest, ListingState, ManifestHead, ManifestRequest,
+    ReadRequest, StoreRequest,
 };
 use super::metrics::ClientMetrics;
 use super::transport::Security;
@@ -186,6 +187,24 @@ impl Peers {
         }
     }
 
+    /// Asks for what a listing that goes on there has got beyond what the caller has: head and bytes; `None`: nothing.
+    pub async fn listing(&self, peer: &NodeName, request: &ListingRequest) -> Result<Option<(ListingHead, Vec<u8>)>, PeerError> {
+        let asked = (Kind::Listing, Bytes::from(request.encode()));
+        let mut exchange = self.ask(peer, asked, Capabilities::LISTING, None).await?;
+        loop {
+            let Frame { kind, payload, .. } = exchange.next().await?;
+            match kind {
+                Kind::Waiting => {}
+                Kind::Done => return Ok(None),
+                Kind::ListingHead => {
+                    let head = ListingHead::decode(&payload).map_err(|why| exchange.nonsense(why.0))?;
+                    return Ok(Some((head, Answer::new(exchange, head.bytes).whole().await?)));
+                }
+                _ => return Err(exchange.nonsense(format!("a {kind:?} came instead of a listing"))),
+            }
+        }
+    }
+
     /// Drops what a peer caches below paths.
     pub async fn free(&self, peer: &NodeName, request: &FreeRequest) -> Result<Freed, PeerError> {
         let asked = (Kind::Free, Bytes::from(request.encode()));
@@ -259,6 +278,7 @@ fn what(needed: Capabilities) -> &'static str {
         Capabilities::MANIFEST => "copy a manifest",
         Capabilities::HOLDS => "tell which blocks it holds",
         Capabilities::COVERAGE => "tell how much it holds",
+        Capabilities::LISTING => "give its listing",
         _ => "free files",
     }
 }

@@ -7,9 +7,10 @@ use std::sync::{Arc, Weak};
 use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_manifest::Manifest;
+use forebay_manifest::listing::handover::Place;
 use forebay_peer::{
-    BlockRef, Blocks, Body, Coverage, DatasetId, FreeRequest, Freed, Given, HoldsRequest, ListingState, ManifestHead, ManifestRequest,
-    Offered, ReadRequest, Refusal, StoreRequest,
+    BlockRef, Blocks, Body, Coverage, DatasetId, FreeRequest, Freed, Given, HoldsRequest, ListingHead, ListingRequest, ListingState,
+    ManifestHead, ManifestRequest, Offered, ReadRequest, Refusal, StoreRequest,
 };
 use forebay_source::{Key, Version};
 use futures::StreamExt;
@@ -96,6 +97,12 @@ impl Blocks for Gives {
         Ok(Offered { listing, newer: Some((ManifestHead { term, sequence, bytes, began_ms_ago, listed }, body)) })
     }
 
+    async fn listing(&self, request: ListingRequest) -> Result<Option<(ListingHead, Bytes)>, Refusal> {
+        let (_, dataset) = self.dataset(&request.dataset)?;
+        let place = Place { listing: request.listing, have: request.have };
+        Ok(dataset.refresh.listing_part(request.source, place).await)
+    }
+
     async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal> {
         let (_, dataset) = self.dataset(&request.dataset)?;
         let mut freed = Freed::default();
@@ -109,7 +116,7 @@ impl Blocks for Gives {
 
     async fn holds(&self, request: HoldsRequest) -> Result<Vec<bool>, Refusal> {
         let (node, _) = self.dataset(&request.dataset)?;
-        let look = move || node.fill.promise(&request.blocks);
+        let look = move || request.blocks.iter().map(|(object, index)| node.store.contains(object, *index)).collect();
         // Of files that are filling the disk may be asked.
         aside::spawn(look).await.map_err(|_| Refusal::Busy)
     }

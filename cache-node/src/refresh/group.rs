@@ -61,6 +61,9 @@ impl Group {
     pub(super) fn neighbours(&self) -> &Neighbours {
         &self.neighbours
     }
+    pub(super) fn dataset(&self) -> &DatasetId {
+        &self.dataset
+    }
     pub(super) fn take_over(&self) -> Duration {
         self.take_over
     }

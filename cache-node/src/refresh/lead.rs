@@ -55,6 +55,7 @@ impl Refresh {
                 continue;
             }
             in_vain = 0;
+            let is_running = heard.as_ref().is_some_and(|state| state.running);
             match heard {
                 Some(state) if state.error.is_empty() => failing_since = None,
                 Some(_) => {
@@ -86,6 +87,11 @@ impl Refresh {
             }
             *self.heard_at.lock() = Instant::now();
             self.leads.store(false, Relaxed);
+            let lister = self.heard_from.lock().clone();
+            // Who lists next, should the lister be lost.
+            if let Some(lister) = lister.filter(|lister| is_running && before.last() == Some(lister)) {
+                self.keep_listing(group, &lister).await;
+            }
             is_asked = tokio::select! {
                 () = tokio::time::sleep(self.ask_again_after()) => false,
                 () = self.asked.notified() => true,
@@ -149,6 +155,9 @@ impl Refresh {
             Ok(changes) => {
                 info!(dataset = self.fs.name(), %node, added = changes.added, removed = changes.removed, replaced = changes.replaced, "synced from the lister");
                 self.heard_of(number);
+                let this = self.clone();
+                // It says itself what went wrong.
+                drop(aside::spawn(move || this.forget_listing()).await);
                 *self.began.lock() = began.and_then(|began| Instant::now().checked_sub(began));
                 *self.last.lock() = (Some(Instant::now()), changes);
                 self.outcomes.send_modify(|last| last.error = None);
@@ -179,7 +188,7 @@ impl Refresh {
         let age_ms = self.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let (trouble, error) =
             self.outcomes.borrow().error.clone().map_or((0, String::new()), |(trouble, error)| (trouble.number(), error));
-        ListingState { age_ms, error, trouble, listed: false }
+        ListingState { age_ms, error, trouble, listed: false, running: self.progress.running.load(Relaxed) }
     }
 
     /// Since the listing of the manifest that serves began, while that is known.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::{Refresh, RefreshError};
 use forebay_manifest::{BuildOptions, MountedSource, listing};
@@ -12,8 +13,10 @@ use forebay_source::listing::ListOptions;
 const TERM: u64 = 1;
 
 impl Refresh {
-    /// Lists every source and builds the manifest; gives its path, in the catalog's folder. What a failed listing got is gone on with.
-    pub(super) async fn list(&self) -> Result<PathBuf, RefreshError> {
+    /// Lists every source and builds the manifest; gives its path, in the catalog's folder, and how long ago the first of it was listed. What a failed
+    /// listing got is gone on with, or what a lister that is lost handed over.
+    pub(super) async fn list(&self) -> Result<(PathBuf, Duration), RefreshError> {
+        let newest = self.newest();
         let (term, sequence) = self.next_number().await;
         let sources = self.fs.sources();
         let mounted = sources.iter().map(|(mount, origin)| MountedSource {
@@ -28,7 +31,9 @@ impl Refresh {
             progress.keys.store(listed.keys, Relaxed);
             progress.requests.store(listed.pages, Relaxed);
         };
-        Ok(listing::list(&self.folder, &clients, build, ListOptions::default(), note).await?)
+        let listed = listing::list(&self.folder, &clients, build, newest, ListOptions::default(), note).await?;
+        let age = crate::fs::seconds_of(std::time::SystemTime::now()).saturating_sub(listed.began);
+        Ok((listed.path, Duration::from_secs(u64::try_from(age).unwrap_or(0))))
     }
 
     /// Term and sequence of a listing that begins now: above all that are known. Of several nodes that may list, the term is the time by the source's

@@ -1,6 +1,6 @@
 //! One node of a cache lists a data set, the others take its list of files: real nodes in one process, over one source that counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -87,6 +87,62 @@ async fn s_18_when_the_lister_is_lost_the_next_in_rank_lists() {
     all_show(&rigs, "d1/new", true).await;
     lister(&rigs);
     read_all(&rigs, &files).await;
+    stop_all(rigs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_18_what_a_lost_lister_had_listed_is_not_listed_again() {
+    const FILES: usize = 6000;
+    let source = MemorySource::new();
+    for number in 0..FILES {
+        source.put(format!("d{}/f{number:04}", number % 7).as_bytes(), pattern(1, 10));
+    }
+    let alone = Cache::new(1).serve_all(&source, INTERVAL).await;
+    let (digest, pages) = (alone[0].fs().manifest().unwrap().summary().digest, source.pages.swap(0, Relaxed));
+    stop_all(alone).await;
+    source.listed.lock().clear();
+
+    let cache = Cache::new(3);
+    *source.pages_max.lock() = Some(pages / 2);
+    let mut rigs: Vec<_> = (0..3).map(|number| Arc::new(cache.serve(number, &source, INTERVAL))).collect();
+    wait_for("half of it to be listed", || source.pages.load(Relaxed) > pages / 2 && rigs.iter().any(|rig| rig.dataset.refresh.leads()))
+        .await;
+    // Until nothing more comes, and the next in rank has all of it but for the first record, which is each node's own.
+    let log = |number: usize| {
+        let path = cache.folder.path().join(format!("store-{number}/datasets/tests/t/manifests/listing-0.log"));
+        std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+    };
+    let begin = Instant::now();
+    loop {
+        let count = source.listed.lock().len();
+        tokio::time::sleep(Duration::from_millis(1000)).await;
+        let mut logs = [0, 1, 2].map(log);
+        logs.sort_unstable();
+        if source.listed.lock().len() == count && logs[1] > 1000 && logs[1].abs_diff(logs[2]) < 32 {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "the next in rank has {logs:?}");
+    }
+    let before: BTreeSet<_> = source.listed.lock().drain(..).collect();
+    assert!(before.len() > FILES / 10 && before.len() < FILES, "{} of {FILES} are listed", before.len());
+    assert!(rigs.iter().all(|rig| rig.fs().manifest().is_none()));
+    let lost = rigs.remove(lister(&rigs));
+    lost.node.stop().await;
+    *source.pages_max.lock() = None;
+    for rig in &rigs {
+        rig.listed().await;
+    }
+    // A range that is cut while its page comes is asked for a second time behind the cut.
+    let after: BTreeSet<_> = source.listed.lock().iter().cloned().collect();
+    assert_eq!(after.intersection(&before).count(), 0, "of {} that were listed", before.len());
+    assert_eq!(after.len() + before.len(), FILES);
+    for rig in &rigs {
+        assert_eq!(rig.fs().manifest().unwrap().summary().digest, digest, "as a listing of the whole");
+    }
+    // What is listed from now on is newer, whoever lists.
+    source.put(b"d0/new", pattern(1, 10));
+    rigs[0].sync().await;
+    all_show(&rigs, "d0/new", true).await;
     stop_all(rigs).await;
 }
 

@@ -25,6 +25,10 @@ pub(crate) struct MemorySource {
     pub(crate) pages: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) away: AtomicBool,
+    /// Pages of listings of everything that are given before such listings wait; `None`: they don't.
+    pub(crate) pages_max: Mutex<Option<u64>>,
+    /// Keys of such listings, in the order in which they were given.
+    pub(crate) listed: Mutex<Vec<Vec<u8>>>,
 }
 
 impl MemorySource {
@@ -80,7 +84,10 @@ impl Source for MemorySource {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage, SourceError> {
-        self.pages.fetch_add(u64::from(!request.one_level), Ordering::Relaxed);
+        let page = self.pages.fetch_add(u64::from(!request.one_level), Ordering::Relaxed);
+        while !request.one_level && self.pages_max.lock().is_some_and(|max| page >= max) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         self.here("list", &request.prefix)?;
         let mut page = ListPage::default();
         let mut last = None;
@@ -111,6 +118,9 @@ impl Source for MemorySource {
                     last = Some(Bytes::copy_from_slice(key));
                 }
             }
+        }
+        if !request.one_level {
+            self.listed.lock().extend(page.objects.iter().map(|object| object.key.0.to_vec()));
         }
         Ok(page)
     }

@@ -2,8 +2,8 @@
 //! Knows records. Does not know sources or manifests.
 //! Invariant: a record that is cut off or damaged ends the log; what was before it counts.
 //!
-//! Record: payload's length u32, its crc32c u32, payload: kind u8, then of the first record the format, when it was begun and the
-//! source's name; of a split from, into, at; of a page range, after, rows; of a done range its number. One process at a time (flock).
+//! Record: payload's length u32, its crc32c u32, payload: kind u8, then of the first record the format, when it was begun, the
+//! source's name, what tells the listing from others, term and sequence of the manifest that it is to become; of a split from, into, at; of a page range, after, rows; of a done range its number. One process at a time (flock).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,7 +21,7 @@ use crate::version::VersionRef;
 use forebay_source::Object;
 use forebay_source::listing::{Checkpoint, ListEvent, RangeId};
 
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 const HEADER_BYTES: usize = 8;
 /// A page has up to 1000 rows of up to 18 KiB.
 const PAYLOAD_BYTES_MAX: usize = 64 << 20;
@@ -30,9 +30,59 @@ const SPLIT: u8 = 1;
 const PAGE: u8 = 2;
 const DONE: u8 = 3;
 
+/// Of which listing a log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Begun {
+    /// Seconds since 1970, by this machine's clock.
+    pub(super) at: i64,
+    /// Of the source.
+    pub(super) name: String,
+    /// Tells it from others; never 0.
+    pub(super) listing: u64,
+    /// Term and sequence of the manifest that it is to become.
+    pub(super) number: (u64, u64),
+}
+
+impl Begun {
+    fn push(&self, record: &mut Vec<u8>) {
+        push_varint(record, FORMAT);
+        push_signed(record, self.at);
+        push_bytes(record, self.name.as_bytes());
+        for number in [self.listing, self.number.0, self.number.1] {
+            push_varint(record, number);
+        }
+    }
+
+    /// `None` of a format that isn't known.
+    fn take(cursor: &mut Cursor<'_>) -> Option<Self> {
+        (cursor.varint()? == FORMAT).then_some(())?;
+        let (at, name) = (cursor.signed()?, String::from_utf8(cursor.bytes()?.to_vec()).ok()?);
+        Some(Self { at, name, listing: cursor.varint()?, number: (cursor.varint()?, cursor.varint()?) })
+    }
+}
+
+/// Which log is gone on with.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// What one that is begun anew says of itself.
+    pub(super) anew: Begun,
+    /// Of a log, in seconds.
+    pub(super) age_max: i64,
+    /// Of the newest manifest that is known: what listed earlier is of no use.
+    pub(super) newest: (u64, u64),
+}
+
+impl Wanted {
+    fn takes(&self, begun: &Begun) -> bool {
+        let age = self.anew.at.checked_sub(begun.at);
+        begun.name == self.anew.name && begun.number > self.newest && age.is_some_and(|age| (0..=self.age_max).contains(&age))
+    }
+}
+
 pub(super) struct ListingLog {
     path: PathBuf,
     file: File,
+    begun: Begun,
     end: u64,
     checkpoint: Checkpoint,
     /// Where each range's pages lie, in key order: 16 bytes per page of 1000 rows.
@@ -43,8 +93,8 @@ pub(super) struct ListingLog {
 }
 
 impl ListingLog {
-    /// Reads the log at `path`, if it is of the source `name` and was begun at most `seconds_max` before `now`; else begins anew.
-    pub(super) fn open(path: &Path, name: &str, now: i64, seconds_max: i64) -> Result<Self, ManifestError> {
+    /// Reads the log at `path`, if it is wanted; else begins anew.
+    pub(super) fn open(path: &Path, wanted: &Wanted) -> Result<Self, ManifestError> {
         let open = || {
             let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
             // A listing that was given up may still be writing its last pages.
@@ -52,6 +102,7 @@ impl ListingLog {
             let mut log = Self {
                 path: path.to_owned(),
                 file,
+                begun: wanted.anew.clone(),
                 end: 0,
                 checkpoint: Checkpoint::default(),
                 places: HashMap::new(),
@@ -59,14 +110,17 @@ impl ListingLog {
                 pages: 0,
                 record: Vec::new(),
             };
-            if !log.load(name, now, seconds_max)? {
-                log.begin(name, now)?;
+            if !log.load(wanted)? {
+                log.begin(wanted.anew.clone())?;
             }
             Ok(log)
         };
         open().map_err(|cause| ManifestError::Io { op: "open listing of", path: path.to_owned(), cause })
     }
 
+    pub(super) fn begun(&self) -> &Begun {
+        &self.begun
+    }
     pub(super) fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
@@ -77,15 +131,14 @@ impl ListingLog {
         self.pages
     }
 
-    fn begin(&mut self, name: &str, now: i64) -> io::Result<()> {
+    fn begin(&mut self, begun: Begun) -> io::Result<()> {
         (self.end, self.rows, self.pages) = (0, 0, 0);
         self.checkpoint = Checkpoint::default();
         self.places.clear();
         self.file.set_len(0)?;
         self.start_record(BEGUN);
-        push_varint(&mut self.record, FORMAT);
-        push_signed(&mut self.record, now);
-        push_bytes(&mut self.record, name.as_bytes());
+        begun.push(&mut self.record);
+        self.begun = begun;
         self.end_record().map(drop)
     }
 
@@ -155,12 +208,12 @@ impl ListingLog {
     }
 
     /// The state that the log gives; `false` if it isn't to be gone on with.
-    fn load(&mut self, name: &str, now: i64, seconds_max: i64) -> io::Result<bool> {
+    fn load(&mut self, wanted: &Wanted) -> io::Result<bool> {
         let file_bytes = self.file.metadata()?.len();
         let mut payload = Vec::new();
         while read_record(&self.file, self.end, file_bytes, &mut payload)? {
             let place = (self.end, payload.len() as u32);
-            if self.take(&payload, place, (name, now, seconds_max)).is_none() {
+            if self.take(&payload, place, wanted).is_none() {
                 return Ok(false);
             }
             self.end += (HEADER_BYTES + payload.len()) as u64;
@@ -170,7 +223,7 @@ impl ListingLog {
     }
 
     /// `None` for a record that has no meaning here.
-    fn take(&mut self, payload: &[u8], place: (u64, u32), (name, now, seconds_max): (&str, i64, i64)) -> Option<()> {
+    fn take(&mut self, payload: &[u8], place: (u64, u32), wanted: &Wanted) -> Option<()> {
         let mut cursor = Cursor { bytes: payload };
         let kind = cursor.take(1)?[0];
         if (kind == BEGUN) != (place.0 == 0) {
@@ -179,9 +232,8 @@ impl ListingLog {
         let number = |cursor: &mut Cursor<'_>| Some(RangeId(u32::try_from(cursor.varint()?).ok()?));
         match kind {
             BEGUN => {
-                let (format, begun) = (cursor.varint()?, cursor.signed()?);
-                let age = now.checked_sub(begun)?;
-                (format == FORMAT && (0..=seconds_max).contains(&age) && cursor.bytes()? == name.as_bytes()).then_some(())
+                self.begun = Begun::take(&mut cursor).filter(|begun| wanted.takes(begun))?;
+                Some(())
             }
             SPLIT => {
                 let (from, into) = (number(&mut cursor)?, number(&mut cursor)?);
@@ -229,6 +281,41 @@ impl ListingLog {
     pub(super) fn remove(self) -> Result<(), ManifestError> {
         std::fs::remove_file(&self.path).map_err(|cause| ManifestError::Io { op: "remove listing of", path: self.path.clone(), cause })
     }
+}
+
+/// The first record of a log, and where it ends; `None` of a log that is none.
+pub(super) fn begun_of(file: &File) -> io::Result<Option<(Begun, u64)>> {
+    let mut payload = Vec::new();
+    if !read_record(file, 0, file.metadata()?.len(), &mut payload)? {
+        return Ok(None);
+    }
+    let mut cursor = Cursor { bytes: &payload };
+    let is_first = cursor.take(1).is_some_and(|kind| kind[0] == BEGUN);
+    let begun = if is_first { Begun::take(&mut cursor) } else { None };
+    Ok(begun.map(|begun| (begun, (HEADER_BYTES + payload.len()) as u64)))
+}
+
+/// The first record of a log of `begun`.
+pub(super) fn first_record(begun: &Begun) -> Vec<u8> {
+    let mut payload = vec![BEGUN];
+    begun.push(&mut payload);
+    let mut record = (payload.len() as u32).to_le_bytes().to_vec();
+    record.extend(crc32c(&payload).to_le_bytes());
+    record.extend(payload);
+    record
+}
+
+/// How many of `bytes`, from the first on, are whole and right records.
+pub(super) fn whole_records(bytes: &[u8]) -> usize {
+    let mut end = 0;
+    while let (Some(length), Some(crc)) = (u32_at(&bytes[end..], 0), u32_at(&bytes[end..], 4)) {
+        let payload = bytes[end + HEADER_BYTES..].get(..length as usize).filter(|_| length as usize <= PAYLOAD_BYTES_MAX);
+        match payload {
+            Some(payload) if crc32c(payload) == crc && payload.first() != Some(&BEGUN) => end += HEADER_BYTES + payload.len(),
+            Some(_) | None => break,
+        }
+    }
+    end
 }
 
 /// Reads a whole and right record's payload; `false` if there is none.

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use rand::RngExt;
 
-use super::log::ListingLog;
+use super::handover::{self, Place};
+use super::log::{Begun, ListingLog, Wanted};
 use crate::tests::model::{Rows, build, options, put, seeded};
 use crate::{Builder, Manifest, SourceIndex};
 use forebay_source::listing::{ListEvent, RangeId};
@@ -18,6 +19,12 @@ fn objects(keys: &[&str]) -> Vec<Object> {
         version: Version("v".into()),
     };
     keys.iter().map(object).collect()
+}
+
+/// A listing of that source that begins now, or goes on with one that is at most 60 seconds old.
+fn wanted(name: &str, now: i64) -> Wanted {
+    let anew = Begun { at: now, name: name.to_owned(), listing: 1 + now as u64, number: (7, 3) };
+    Wanted { anew, age_max: 60, newest: (7, 2) }
 }
 
 fn page(range: u32, keys: &[&str]) -> ListEvent {
@@ -53,7 +60,7 @@ fn keys(log: &ListingLog) -> Vec<String> {
 #[test]
 fn interleaved_ranges_come_back_in_key_order() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = ListingLog::open(&folder.path().join("log"), "s3://b/", 100, 60).unwrap();
+    let mut log = ListingLog::open(&folder.path().join("log"), &wanted("s3://b/", 100)).unwrap();
     events().iter().for_each(|event| log.append(event).unwrap());
     assert!(log.checkpoint().is_done());
     assert_eq!(keys(&log), ["a", "b/c", "c//d", "m", "n/1", "n/2", "o", "q", "r", "s", "t"]);
@@ -72,7 +79,7 @@ fn a_log_cut_anywhere_is_gone_on_with_from_its_last_whole_record() {
     let mut random = seeded();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
-    let mut log = ListingLog::open(&path, "s3://b/", 100, 60).unwrap();
+    let mut log = ListingLog::open(&path, &wanted("s3://b/", 100)).unwrap();
     let mut states = vec![(log.checkpoint().clone(), std::fs::metadata(&path).unwrap().len())];
     for event in events() {
         log.append(&event).unwrap();
@@ -86,7 +93,7 @@ fn a_log_cut_anywhere_is_gone_on_with_from_its_last_whole_record() {
             bytes.extend(std::iter::repeat_n(0xee, random.random_range(0..40)));
         }
         std::fs::write(&path, &bytes).unwrap();
-        let log = ListingLog::open(&path, "s3://b/", 150, 60).unwrap();
+        let log = ListingLog::open(&path, &wanted("s3://b/", 150)).unwrap();
         let (expected, _) = states.iter().rev().find(|(_, end)| *end <= length as u64).unwrap_or(&states[0]);
         assert_eq!(log.checkpoint(), expected, "{length} bytes");
     }
@@ -97,10 +104,61 @@ fn a_log_of_another_source_or_too_old_is_begun_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
     for (name, now, rows) in [("s3://b/", 100, 0), ("s3://b/", 160, 2), ("s3://b/", 161, 0), ("s3://c/", 161, 0), ("s3://c/", 160, 0)] {
-        let mut log = ListingLog::open(&path, name, now, 60).unwrap();
+        let mut log = ListingLog::open(&path, &wanted(name, now)).unwrap();
         assert_eq!(log.rows(), rows, "{name} at {now}");
         if rows == 0 {
             log.append(&page(0, &["a", "b"])).unwrap();
         }
     }
+}
+
+#[test]
+fn a_log_that_would_become_an_older_manifest_is_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    ListingLog::open(&path, &wanted("s3://b/", 100)).unwrap().append(&page(0, &["a", "b"])).unwrap();
+    for (newest, rows) in [((7, 2), 2), ((6, 9), 2), ((7, 3), 0)] {
+        let log = ListingLog::open(&path, &Wanted { newest, ..wanted("s3://b/", 110) }).unwrap();
+        assert_eq!(log.rows(), rows, "{newest:?}");
+    }
+}
+
+#[test]
+fn what_was_handed_over_at_any_moment_is_gone_on_with() {
+    let mut random = seeded();
+    let (lister, heir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (path, handed) = (super::log_path(lister.path(), 1), super::log_path(heir.path(), 1));
+    assert_eq!(handover::part(lister.path(), 1, Place::default(), 100).unwrap(), None);
+    let mut log = ListingLog::open(&path, &wanted("s3://b/", 100)).unwrap();
+    let mut place = Place::default();
+    // Of an earlier one of the heir's own.
+    ListingLog::open(&handed, &wanted("s3://b/", 50)).unwrap().append(&page(0, &["z"])).unwrap();
+    for event in events() {
+        log.append(&event).unwrap();
+        while let Some(mut part) = handover::part(lister.path(), 1, place, random.random_range(40..400)).unwrap() {
+            assert_eq!((part.listing, part.number, part.began), (101, (7, 3), 100));
+            (part.number, part.began) = ((7, 9), 117);
+            let next = handover::keep(heir.path(), 1, "s3://b/", place, &part).unwrap().unwrap();
+            // Less than a whole record came: the next piece may be longer.
+            place = next;
+            if random.random_bool(0.1) {
+                // A heir that was started again knows nothing.
+                place = Place::default();
+            }
+        }
+        let kept = ListingLog::open(&handed, &Wanted { newest: (7, 8), ..wanted("s3://b/", 150) }).unwrap();
+        assert_eq!((kept.checkpoint(), kept.begun().number, kept.begun().at), (log.checkpoint(), (7, 9), 117));
+        assert_eq!(keys(&kept), keys(&log));
+    }
+    // While the heir lists itself nothing is kept.
+    let own = ListingLog::open(&handed, &wanted("s3://b/", 150)).unwrap();
+    let part = handover::part(lister.path(), 1, Place::default(), 1 << 20).unwrap().unwrap();
+    assert_eq!(handover::keep(heir.path(), 1, "s3://b/", Place::default(), &part).unwrap(), None);
+    drop(own);
+    // What doesn't follow isn't kept either.
+    let later = handover::Part { start: 7, ..part };
+    assert_eq!(handover::keep(heir.path(), 1, "s3://b/", Place { listing: 101, have: 8 }, &later).unwrap(), Some(Place::default()));
+    std::fs::rename(&handed, super::log_path(heir.path(), 0)).unwrap();
+    handover::forget(heir.path()).unwrap();
+    assert!(!super::log_path(heir.path(), 0).exists());
 }

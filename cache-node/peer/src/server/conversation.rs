@@ -17,7 +17,7 @@ use crate::connection::{Reader, Writer};
 use crate::error::Refusal;
 use crate::frame::{Frame, FrameError, Kind, PAYLOAD_BYTES_MAX};
 use crate::handshake::{Agreed, Capabilities};
-use crate::message::{self, Coverage, FreeRequest, HoldsRequest, ManifestRequest, ReadRequest, StoreRequest};
+use crate::message::{self, Coverage, FreeRequest, HoldsRequest, ListingRequest, ManifestRequest, ReadRequest, StoreRequest};
 
 /// Pieces of a block on their way from the connection to the store.
 const PIECES_MAX: usize = 2;
@@ -102,6 +102,19 @@ impl<'a> Conversation<'a> {
                 self.store(request, bytes).await
             }
             Kind::Manifest => self.manifest(ManifestRequest::decode(&payload).map_err(malformed)?).await,
+            Kind::Listing => {
+                let request = ListingRequest::decode(&payload).map_err(malformed)?;
+                let blocks = self.server.blocks.clone();
+                match self.while_wanted(blocks.listing(request)).await? {
+                    Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
+                    Went::On(Err(refusal)) => self.refuse(&refusal).await,
+                    Went::On(Ok(None)) => self.done(wire::Done::default()).await,
+                    Went::On(Ok(Some((head, bytes)))) => {
+                        self.send(Kind::ListingHead, false, head.encode().into()).await?;
+                        self.pour(futures::stream::iter([Ok(bytes)]).boxed(), head.bytes).await
+                    }
+                }
+            }
             Kind::Free => {
                 let request = FreeRequest::decode(&payload).map_err(malformed)?;
                 let blocks = self.server.blocks.clone();
@@ -280,7 +293,16 @@ fn needed(kind: Kind) -> Option<Capabilities> {
         Kind::Free => Some(Capabilities::FREE),
         Kind::Holds => Some(Capabilities::HOLDS),
         Kind::Coverage => Some(Capabilities::COVERAGE),
-        Kind::Hello | Kind::Welcome | Kind::Error | Kind::Cancel | Kind::Data | Kind::ManifestHead | Kind::Done | Kind::Waiting => None,
+        Kind::Listing => Some(Capabilities::LISTING),
+        Kind::ListingHead
+        | Kind::Hello
+        | Kind::Welcome
+        | Kind::Error
+        | Kind::Cancel
+        | Kind::Data
+        | Kind::ManifestHead
+        | Kind::Done
+        | Kind::Waiting => None,
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_peer::{
-    Coverage, DatasetId, Event, FreeRequest, Freed, Listed, ListingState, ManifestHead, ManifestRequest, PeerError, Peers, Refusal,
-    Security,
+    Coverage, DatasetId, Event, FreeRequest, Freed, Listed, ListingRequest, ListingState, ManifestHead, ManifestRequest, PeerError, Peers,
+    Refusal, Security,
 };
 
 use crate::rig::{Authority, BLOCK, Has, Running, block, client, given, name, patient, pattern, read, serve, wait_until};
@@ -126,7 +126,7 @@ async fn a_manifest_comes_if_it_is_newer() {
         let (dataset, bytes) = (block(1, 1).dataset, pattern(3_000_001));
         let head = ManifestHead { term: 2, sequence: 7, bytes: bytes.len() as u64, began_ms_ago: Some(7), listed: true };
         let ask = |than| ManifestRequest { dataset: dataset.clone(), than, refresh: false };
-        let state = ListingState { age_ms: Some(5), error: "no".to_owned(), trouble: 2, listed: true };
+        let state = ListingState { age_ms: Some(5), error: "no".to_owned(), trouble: 2, listed: true, running: true };
         *server.shelf.listing.lock() = state.clone();
         assert!(matches!(client.manifest(&name("a"), &ask((0, 0))).await.unwrap(), Listed::Same(told) if told == state));
         *server.shelf.manifest.lock() = Some((head, bytes.clone()));
@@ -137,6 +137,24 @@ async fn a_manifest_comes_if_it_is_newer() {
                 assert_eq!((told, answer.whole().await.unwrap()), (head, bytes.to_vec()));
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_comes_from_where_the_caller_is() {
+    for (server, client) in each_security().await {
+        let (dataset, whole) = (block(1, 1).dataset, pattern(700_001));
+        let ask = |source, listing, have| ListingRequest { dataset: dataset.clone(), source, listing, have };
+        assert_eq!(client.listing(&name("a"), &ask(1, 0, 0)).await.unwrap(), None, "there is none");
+        *server.shelf.log.lock() = whole.clone();
+        assert_eq!(client.listing(&name("a"), &ask(0, 0, 0)).await.unwrap(), None, "another source");
+        for (listing, have, start) in [(0, 0, 0), (9, 300_000, 300_000), (8, 300_000, 0)] {
+            let (head, bytes) = client.listing(&name("a"), &ask(1, listing, have)).await.unwrap().unwrap();
+            assert_eq!((head.listing, head.start, head.number, head.began_ms_ago), (9, start, (5, 6), 70));
+            assert_eq!(bytes, whole[start as usize..]);
+        }
+        assert_eq!(client.listing(&name("a"), &ask(1, 9, whole.len() as u64)).await.unwrap(), None, "nothing more");
+        assert_eq!(server.metrics.connections.get(), 1);
     }
 }
 

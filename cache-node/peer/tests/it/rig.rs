@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_daemon::identity::Identity;
 use forebay_peer::{
-    BlockRef, Blocks, Body, Coverage, DatasetId, FreeRequest, Freed, Given, HoldsRequest, Introduction, ListingState, ManifestHead,
-    ManifestRequest, Offered, PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits, ServerMetrics, StoreRequest, Want,
-    server,
+    BlockRef, Blocks, Body, Coverage, DatasetId, FreeRequest, Freed, Given, HoldsRequest, Introduction, ListingHead, ListingRequest,
+    ListingState, ManifestHead, ManifestRequest, Offered, PeerLimits, Peers, ReadRequest, Refusal, Security, Server, ServerLimits,
+    ServerMetrics, StoreRequest, Want, server,
 };
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectId, ObjectRef};
 use forebay_wire::id::NodeName;
@@ -71,6 +71,8 @@ pub(crate) struct Shelf {
     pub(crate) manifest: Mutex<Option<(ManifestHead, Bytes)>>,
     pub(crate) listing: Mutex<ListingState>,
     pub(crate) coverage: Mutex<Option<Coverage>>,
+    /// What a listing has got so far.
+    pub(crate) log: Mutex<Bytes>,
     pub(crate) freed: Mutex<Vec<String>>,
     /// Times that somebody was given a fill.
     pub(crate) fills: AtomicU64,
@@ -140,6 +142,16 @@ impl Blocks for Shelf {
         let newer = manifest.filter(|(head, _)| (head.term, head.sequence) > request.than);
         let newer = newer.map(|(head, bytes)| (head, futures::stream::iter([Ok(bytes)]).boxed()));
         Ok(Offered { listing: self.listing.lock().clone(), newer })
+    }
+
+    /// Of source 1 of data sets that list; the listing's number is 9.
+    async fn listing(&self, request: ListingRequest) -> Result<Option<(ListingHead, Bytes)>, Refusal> {
+        known(&request.dataset)?;
+        let log = self.log.lock().clone();
+        let start = if request.listing == 9 { request.have } else { 0 };
+        let rest = log.slice(usize::try_from(start).unwrap().min(log.len())..);
+        let head = ListingHead { listing: 9, start, bytes: rest.len() as u64, number: (5, 6), began_ms_ago: 70 };
+        Ok((request.source == 1 && !rest.is_empty()).then_some((head, rest)))
     }
 
     async fn free(&self, request: FreeRequest) -> Result<Freed, Refusal> {
