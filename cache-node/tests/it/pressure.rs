@@ -102,7 +102,7 @@ fn forget(path: &Path) {
 }
 
 #[test]
-fn two_data_sets_under_pressure_have_what_priority_and_quota_say_in_each_policy() {
+fn s_19_two_data_sets_under_pressure_have_what_priority_and_quota_say_in_each_policy() {
     if skip() {
         return;
     }
