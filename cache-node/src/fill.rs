@@ -3,8 +3,7 @@
 //! Invariant: bytes are handed out only after the source vouched for their version, and an object of one block only whole and verified.
 //! An object is complete in the store only when all of it agreed with the source's checksum, if there is one: see `verify`.
 //!
-//! Start at `Fill::read`; a flight's life is `run`: admitted (memory and a place), brought, served, put, settled. `bring` gets the bytes, `give` is for
-//! other nodes.
+//! Start at `Fill::read`; a flight's life is `run`: admitted (memory and a place), brought, served, put, settled. `bring` gets, `give` is for others.
 
 mod bring;
 mod copy;
@@ -317,14 +316,13 @@ impl Fill {
         }
     }
 
-    /// Fills a block in the background, unless the store has it, and waits for the store's answer: whether it is kept.
+    /// Fills a block in the background, unless the store has it, and waits for its answer: whether it is kept, now if it was refused when it came.
     pub async fn load(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex) -> Result<bool, FillError> {
         if self.store.contains(&file.object, index) {
             return Ok(true);
         }
         let (flight, joined) = self.join(file, index, Priority::Background);
         flight.finished().await?;
-        // One that was refused when it came may have room by now.
         Ok(flight.settled().await || joined && self.keep(file, index, &flight).await)
     }
 
