@@ -211,7 +211,6 @@ impl Node {
             security: neighbours.security().clone(),
             limits: ServerLimits::default(),
             metrics: metrics.clone(),
-            peers: Some(neighbours.peers().clone()),
         };
         let stop = self.stop.clone();
         let running = async move { server::run(listener, server, stop.cancelled_owned()).await };

@@ -124,7 +124,6 @@ async fn peer(security: Security, bytes: Bytes) -> Outcome<Giver> {
         security: security.clone(),
         limits: ServerLimits::default(),
         metrics: Arc::new(ServerMetrics::default()),
-        peers: None,
     };
     tokio::spawn(server::run(listener, parts, std::future::pending()));
     let peers = Peers::new(introduction("reader")?, security, PeerLimits::default());

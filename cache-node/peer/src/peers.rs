@@ -97,8 +97,6 @@ pub(crate) struct Peer {
     health: Mutex<Health>,
     /// Told when it doesn't answer at all, for those that wait for its first sign.
     silent: Notify,
-    /// Told when it calls, for whoever waits to try it again.
-    called: Arc<Notify>,
 }
 
 struct Health {
@@ -139,13 +137,6 @@ impl Peers {
         let list = self.list.read();
         let open = list.values().filter(|peer| peer.health.lock().breaker.is_open());
         open.map(|peer| peer.name.clone()).collect()
-    }
-
-    /// A peer has called this node: it lives. If it is bypassed it is tried at once, so that nodes that start one after the other soon know each other.
-    pub(crate) fn heard_from(&self, name: &NodeName) {
-        if let Some(peer) = self.find(name) {
-            peer.called.notify_waiters();
-        }
     }
 
     /// Asks for bytes of a block. The answer's bytes are read from what is given back; dropping it cancels.
@@ -288,8 +279,8 @@ impl Peer {
         let places = Arc::new(Semaphore::new(shared.limits.connections_max));
         let PeerLimits { bypass_min, bypass_max, .. } = shared.limits;
         let health = Health { breaker: Breaker::new(bypass_min, bypass_max), latency: Latency::default(), sounded_at: None };
-        let (idle, health, silent, called) = (Mutex::default(), Mutex::new(health), Notify::new(), Arc::default());
-        Arc::new(Self { shared, name, address, places, idle, health, silent, called })
+        let (idle, health, silent) = (Mutex::default(), Mutex::new(health), Notify::new());
+        Arc::new(Self { shared, name, address, places, idle, health, silent })
     }
 
     async fn ask(self: Arc<Self>, asked: (Kind, Bytes), needed: Capabilities, deadline: Option<Duration>) -> Result<Exchange, PeerError> {
@@ -327,7 +318,7 @@ impl Peer {
         self.idle.lock().clear();
         if let (Some(pause), Ok(runtime)) = (begun, Handle::try_current()) {
             info!(peer = %self.name, "a peer failed and is bypassed for a while");
-            runtime.spawn(probe(Arc::downgrade(self), self.called.clone(), pause));
+            runtime.spawn(probe(Arc::downgrade(self), pause));
         }
     }
 
@@ -428,12 +419,9 @@ impl Peer {
 }
 
 /// Tries a peer that failed until it greets, or until it is no longer in the list.
-async fn probe(peer: Weak<Peer>, called: Arc<Notify>, mut pause: Duration) {
+async fn probe(peer: Weak<Peer>, mut pause: Duration) {
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = called.notified() => {}
-        }
+        tokio::time::sleep(pause).await;
         let Some(peer) = peer.upgrade() else { return };
         match peer.connect().await {
             Ok(line) => {

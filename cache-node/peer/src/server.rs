@@ -17,7 +17,6 @@ use super::connection;
 use super::error::ConnectError;
 use super::handshake::{self, Introduction, NotWelcome};
 use super::metrics::ServerMetrics;
-use super::peers::Peers;
 use super::transport::{Caller, Listener, Security};
 use conversation::{Conversation, Ended};
 
@@ -55,8 +54,6 @@ pub struct Server {
     pub security: Security,
     pub limits: ServerLimits,
     pub metrics: Arc<ServerMetrics>,
-    /// The same node's other side, which is told who calls.
-    pub peers: Option<Arc<Peers>>,
 }
 
 /// Answers who connects to `listener` until `shutdown`; then what is under way is cut off, and its callers ask elsewhere.
@@ -110,9 +107,6 @@ async fn serve(server: &Server, caller: Caller, from: &str) {
     };
     server.metrics.connections.add(1);
     let peer = agreed.peer.clone();
-    if let Some(peers) = &server.peers {
-        peers.heard_from(&peer);
-    }
     match Conversation::new(server, reader, writer, agreed).run().await {
         Ended::Closed => {}
         Ended::Broken(error) => debug!(%peer, %error, "a peer's connection broke"),

@@ -343,7 +343,7 @@ async fn status_tells_what_each_node_holds_and_who_cannot_say() {
     let before = nodes(&rigs).await;
     assert_eq!(before.iter().map(|node| node.node.as_str()).collect::<Vec<_>>(), ["node-0", "node-1", "node-2"]);
     let sum = |nodes: &[NodeCoverage], count: fn(&NodeCoverage) -> u64| nodes.iter().map(count).sum::<u64>();
-    assert_eq!((sum(&before, |node| node.own_bytes), sum(&before, |node| node.own_files)), (total, files.len() as u64));
+    assert_eq!((sum(&before, |node| node.own_bytes), sum(&before, |node| node.own_files)), (total, files.len() as u64), "{before:?}");
     assert_eq!(sum(&before, |node| node.held_bytes), 0);
     read_all(&rigs[..1], &files).await;
     settle_all(&rigs).await;

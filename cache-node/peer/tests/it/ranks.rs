@@ -8,9 +8,7 @@ use bytes::Bytes;
 use forebay_peer::{BlockRef, PeerError, PeerLimits, Peers, Refusal, Security, SourceFailure, SourceFailureKind, Unfetched};
 
 use crate::proxy;
-use crate::rig::{
-    Authority, BLOCK, Has, Running, block, client, introduction, name, patient, pattern, read, serve, serve_at, serve_beside, wait_until,
-};
+use crate::rig::{Authority, BLOCK, Has, Running, block, client, introduction, name, patient, pattern, read, serve, serve_at, wait_until};
 
 /// Two nodes of a cache and a client of both.
 struct Rig {
@@ -112,24 +110,6 @@ async fn a_node_that_was_away_is_bypassed_and_asked_again_when_it_is_back() {
     let before = rig.b.metrics.requests.get();
     assert!(fetch(&client, &block).await.1.is_ok());
     assert_eq!((back.metrics.requests.get(), rig.b.metrics.requests.get()), (1, before));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_away_is_asked_again_as_soon_as_it_calls() {
-    let rig = Rig::new().await;
-    let (block, address) = (block(1, 1000), rig.a.address);
-    let hour = Duration::from_secs(3600);
-    let own = rig.client(PeerLimits { bypass_min: hour, bypass_max: hour, ..patient() });
-    let beside = serve_beside("127.0.0.1:0", introduction("client"), rig.security.clone(), Some(own.clone())).await;
-    rig.a.stop().await;
-    assert!(fetch(&own, &block).await.1.is_err());
-    assert_eq!(own.bypassed(), [name("a")]);
-    let back = serve_at(&address.to_string(), introduction("a"), rig.security.clone()).await;
-    let a = Peers::new(introduction("a"), rig.security.clone(), patient());
-    a.set([(name("client"), beside.address.to_string())]);
-    a.coverage(&name("client"), &block.dataset).await.unwrap();
-    wait_until("it is asked again", || own.bypassed().is_empty()).await;
-    back.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

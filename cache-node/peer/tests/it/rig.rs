@@ -236,16 +236,11 @@ pub(crate) fn introduction(node: &str) -> Introduction {
 
 /// Starts a server on `address`, port 0 for any.
 pub(crate) async fn serve_at(address: &str, own: Introduction, security: Security) -> Running {
-    serve_beside(address, own, security, None).await
-}
-
-/// The same, of a node whose other side is `peers`.
-pub(crate) async fn serve_beside(address: &str, own: Introduction, security: Security, peers: Option<Arc<Peers>>) -> Running {
     let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (shelf, metrics) = (Arc::new(Shelf::default()), Arc::new(ServerMetrics::default()));
     let limits = ServerLimits { heartbeat: Duration::from_millis(20), ..ServerLimits::default() };
-    let parts = Server { blocks: shelf.clone(), own, security, limits, metrics: metrics.clone(), peers };
+    let parts = Server { blocks: shelf.clone(), own, security, limits, metrics: metrics.clone() };
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(server::run(listener, parts, async move { drop(stopped.await) }));
     Running { address, shelf, metrics, stop: Some(stop), task }
