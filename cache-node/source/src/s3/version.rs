@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_sdk_s3::primitives::DateTime;
+use aws_smithy_types::DateTime;
 use bytes::Bytes;
 
 use crate::Version;
