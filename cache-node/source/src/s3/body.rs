@@ -49,3 +49,33 @@ pub(super) fn exact(stream: ByteStream, length: u64, sum: Option<Checksum>, cont
     })
     .boxed()
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+
+    use super::*;
+    use crate::checksum::Algorithm;
+
+    /// What comes of a body that is asked to be 9 bytes long and to agree with the CRC-32 of `123456789`.
+    async fn read(body: &'static [u8]) -> String {
+        let context = Context { op: "read", key: "k".into(), origin: "s3://b/".into(), bucket: "b".into() };
+        let sum = Checksum::new(Algorithm::Crc32, vec![0xcb, 0xf4, 0x39, 0x26]);
+        let parts = exact(ByteStream::from_static(body), 9, Some(sum), context).try_collect::<Vec<_>>().await;
+        parts.map_or_else(|error| format!("{error:?}"), |parts| String::from_utf8_lossy(&parts.concat()).into_owned())
+    }
+
+    #[tokio::test]
+    async fn a_body_is_as_long_as_asked_and_agrees_with_its_checksum() {
+        for (body, expected, detail) in [
+            (&b"123456789"[..], "123456789", ""),
+            (b"12345678", "Unavailable", "ended 1 bytes early"),
+            (b"", "Unavailable", "ended 9 bytes early"),
+            (b"1234567890", "Corrupt", "longer than announced"),
+            (b"123456780", "Corrupt", "checksum mismatch"),
+        ] {
+            let got = read(body).await;
+            assert!(got.starts_with(expected) && got.contains(detail), "{got}");
+        }
+    }
+}

@@ -182,3 +182,6 @@ fn settings() -> SigningSettings {
     settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
     settings
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,5 +5,6 @@ mod faults;
 mod lying_server;
 mod options;
 mod recorder;
+mod requests;
 mod s3_server;
 mod source_suite;
