@@ -3,8 +3,7 @@
 //! Invariant: bytes are handed out only after the source vouched for their version, and an object of one block only whole and verified.
 //! An object is complete in the store only when all of it agreed with the source's checksum, if there is one: see `verify`.
 //!
-//! Start at `Fill::read`; a flight's life is `life`: admitted (memory and a place), brought, served, put, settled. `bring` gets the bytes, `give` is for
-//! other nodes.
+//! Start at `Fill::read`; a flight's life is `run`: admitted (memory and a place), brought, served, put, settled. `bring` gets, `give` is for others.
 
 mod bring;
 mod copy;
@@ -12,7 +11,7 @@ mod demand;
 mod flight;
 mod give;
 mod lane;
-mod life;
+mod promise;
 mod stream;
 mod verify;
 pub mod window;
@@ -26,10 +25,11 @@ pub use verify::Proof;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use forebay_peer::{BlockRef, DatasetId};
 use parking_lot::Mutex;
-use tracing::warn;
+use tokio::time::Instant;
+use tracing::{debug, warn};
 
 use crate::aside;
 use crate::peer::{Neighbours, Way};
@@ -41,7 +41,6 @@ use forebay_store::{DatasetSlot, PutOutcome, ReadOutcome, Store};
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectRef};
 use forebay_wire::rule::{Copies, LocalCopy};
 use lane::Lanes;
-use life::{Landing, run};
 
 /// Where the bytes of a data set's source come from, and how they are to be treated.
 pub struct Origin {
@@ -165,8 +164,6 @@ pub struct Fill {
     lingering: Mutex<Lingering>,
     touches: window::Touches,
     verifier: verify::Verifier,
-    /// Blocks that are whole objects, on their way to the store.
-    puts: aside::Line,
     metrics: FillMetrics,
 }
 
@@ -188,6 +185,22 @@ struct Lingering {
     bytes: u64,
 }
 
+/// Ends a flight whose task is dropped or panics: waiters get `Aborted`, and the block can be asked for again.
+struct Landing {
+    fill: Arc<Fill>,
+    block: BlockId,
+    flight: Arc<Flight>,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.flight.finish(Err(FillError::Aborted));
+        self.flight.settle(false);
+        self.fill.take_out(self.block, &self.flight);
+        self.fill.metrics.in_flight.subtract(1);
+    }
+}
+
 impl Fill {
     pub fn new(store: Arc<Store>, block_size: BlockSize, limits: FillLimits, runtime: tokio::runtime::Handle) -> Arc<Self> {
         let flying = limits.buffer_bytes.saturating_sub(LINGER_BYTES_MAX).max(4 * block_size.bytes());
@@ -203,7 +216,6 @@ impl Fill {
             lingering: Mutex::default(),
             touches: window::Touches::default(),
             verifier: verify::Verifier::default(),
-            puts: aside::Line::default(),
             metrics: FillMetrics::default(),
         })
     }
@@ -256,20 +268,21 @@ impl Fill {
         }
     }
 
-    /// `[from, to)` of block `index` (offsets in the block), and where they came from. Joins the block's flight or starts it.
+    /// Appends `[from, to)` of block `index` (offsets in the block) to `into`, and tells where they came from. Joins the block's flight or starts it.
     pub async fn read(
         self: &Arc<Self>,
         file: &Arc<FileObject>,
         index: BlockIndex,
         from: usize,
         to: usize,
-    ) -> Result<(Bytes, Supplier), FillError> {
+        into: &mut BytesMut,
+    ) -> Result<Supplier, FillError> {
         let flight = self.join_now(file, index);
-        let outcome = flight.read(from, to).await;
+        let outcome = flight.read(from, to, into).await;
         if flight.is_used_up() {
             self.drop_lingering(BlockId { object: file.object.id, index });
         }
-        outcome.map(|bytes| (bytes, flight.supplier()))
+        outcome.map(|()| flight.supplier())
     }
 
     /// Whether a random read of `extent` is better served by just its bytes: small, the first of its block, and the block is not on its way; or of
@@ -392,21 +405,20 @@ impl Fill {
 
     /// Hands the block to the store; whether it is kept.
     async fn keep(self: &Arc<Self>, file: &Arc<FileObject>, index: BlockIndex, flight: &Arc<Flight>) -> bool {
+        let Placement::Keep(admission) = file.placement else { return false };
         let Some(_put) = self.may_put(file, index, flight).await else { return false };
-        let (fill, file, flight) = (self.clone(), file.clone(), flight.clone());
-        aside::spawn(move || fill.put(&file, index, &flight)).await.unwrap_or(false)
-    }
-
-    /// The same on the disk, for who may.
-    fn put(&self, file: &FileObject, index: BlockIndex, flight: &Flight) -> bool {
-        let (Placement::Keep(admission), Some(bytes)) = (file.placement, flight.bytes()) else { return false };
-        match self.store.put(file.origin.slot, &file.object, index, bytes, admission) {
-            Ok(outcome) => outcome == PutOutcome::Stored,
-            Err(error) => {
-                warn!(key = %file.describe(), block = index.0, error = %chain(&error), "a block could not be kept; it is served from the source");
-                false
+        let (store, file, flight) = (self.store.clone(), file.clone(), flight.clone());
+        let put = move || {
+            let bytes = flight.bytes()?;
+            match store.put(file.origin.slot, &file.object, index, bytes, admission) {
+                Ok(outcome) => Some(outcome == PutOutcome::Stored),
+                Err(error) => {
+                    warn!(key = %file.describe(), block = index.0, error = %chain(&error), "a block could not be kept; it is served from the source");
+                    Some(false)
+                }
             }
-        }
+        };
+        aside::spawn(put).await.ok().flatten().unwrap_or(false)
     }
 
     fn linger(&self, block: BlockId, flight: Arc<Flight>) {
@@ -431,6 +443,47 @@ impl Fill {
 impl Lingering {
     fn find(&self, block: BlockId) -> Option<Arc<Flight>> {
         self.blocks.iter().find(|(id, _)| *id == block).map(|(_, flight)| flight.clone())
+    }
+}
+
+/// A flight's whole life. Not cancelled by readers; dropped only with the runtime, where `Landing` ends it.
+async fn run(landing: Landing, file: Arc<FileObject>, index: BlockIndex, extent: Extent, mut priority: Priority, way: Way) {
+    let (fill, flight) = (landing.fill.clone(), landing.flight.clone());
+    let lanes = if way == Way::Own { &fill.lanes } else { &fill.peer_lanes };
+    let Some(_entered) = fill.enter(lanes, &flight, &mut priority).await else { return };
+    if fill.store.contains(&file.object, index) && fill.take_stored(file.object, extent, &flight).await {
+        flight.finish(Ok(()));
+        flight.settle(true);
+        return;
+    }
+    if flight.has_begun() {
+        return;
+    }
+    let started = Instant::now();
+    let outcome = fill.bring(&file, index, extent, &flight, priority, &way).await;
+    fill.metrics.duration.observe(started.elapsed());
+    let failed = outcome.is_err();
+    if outcome.is_err() {
+        // Out of the map before anybody hears of the failure: a retry must begin a new flight, not join the dead one.
+        fill.shard(landing.block).lock().remove(&landing.block);
+    }
+    flight.finish(outcome);
+    if failed {
+        fill.metrics.failed.add(1);
+        return;
+    }
+    let kept = fill.stays(&file, landing.block, &flight, &way) && fill.keep(&file, index, &flight).await;
+    if !kept {
+        debug!(key = %file.describe(), block = index.0, "served, not kept");
+        fill.metrics.refused.add(1);
+        // Only then are there more requests to come that would ask for the same block.
+        if !flight.is_used_up() {
+            fill.linger(landing.block, flight.clone());
+        }
+    }
+    flight.settle(kept);
+    if kept && flight.supplier() == Supplier::Source {
+        fill.hand_down(&file, index, &flight);
     }
 }
 

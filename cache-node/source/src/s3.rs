@@ -1,18 +1,14 @@
-//! S3 and what speaks its protocol: lists by `aws-sdk-s3`, heads and reads by requests of our own over the same transport.
+//! S3 and what speaks its protocol, by `aws-sdk-s3`.
 //! Knows requests, answers and S3's error codes. Does not repeat anything, but once for a region that turned out to be another.
 //! Invariant: before a byte of a body is handed on, the answer's ETag and range have been compared with what was asked.
 
-mod answer;
 mod body;
 mod by_token;
 mod checksum;
 mod client;
 mod error;
-mod escape;
 mod guard;
-mod identity;
 mod list_xml;
-mod objects;
 mod raw;
 mod version;
 
@@ -23,20 +19,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Error;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{EncodingType, RequestPayer};
+use aws_sdk_s3::types::{ChecksumMode, EncodingType, RequestPayer};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use forebay_wire::dataset_spec::S3Location;
 use forebay_wire::secret::SourceAccess;
 
-use self::answer::Head;
-use self::client::{Connected, Connector};
-use self::error::{Context, Refusal};
+use self::client::Connector;
+use self::error::Context;
 use self::list_xml::BadAnswer;
-use self::objects::{Answered, Ask, Method};
 use super::{Body, Checksum, Key, ListPage, ListRequest, Object, Source, SourceError, Version};
 use forebay_wire::block::Extent;
 
@@ -50,7 +46,7 @@ pub struct S3 {
     prefix: String,
     payer: Option<RequestPayer>,
     connector: Connector,
-    connected: ArcSwapOption<Connected>,
+    client: ArcSwapOption<Client>,
     /// One at a time looks for the region and the credentials.
     connecting: tokio::sync::Mutex<()>,
     /// Set by the first listing without ETags: from then on a head speaks the listing's language too.
@@ -72,7 +68,7 @@ impl S3 {
             prefix: prefix.clone(),
             payer: location.requester_pays.then_some(RequestPayer::Requester),
             connector,
-            connected: ArcSwapOption::empty(),
+            client: ArcSwapOption::empty(),
             connecting: tokio::sync::Mutex::new(()),
             lists_without_etags: AtomicBool::new(false),
             clock_offset: AtomicI64::new(i64::MIN),
@@ -95,27 +91,32 @@ impl S3 {
         Context { op, key: error::show(key), origin: self.name.clone(), bucket: self.bucket.clone() }
     }
 
-    async fn connected(&self, context: &Context) -> Result<Arc<Connected>, SourceError> {
-        if let Some(connected) = self.connected.load_full() {
-            return Ok(connected);
+    async fn client(&self, context: &Context) -> Result<Arc<Client>, SourceError> {
+        if let Some(client) = self.client.load_full() {
+            return Ok(client);
         }
         let _turn = self.connecting.lock().await;
-        if let Some(connected) = self.connected.load_full() {
-            return Ok(connected);
+        if let Some(client) = self.client.load_full() {
+            return Ok(client);
         }
-        let connected = Arc::new(self.connector.connect(None, context).await?);
-        self.connected.store(Some(connected.clone()));
-        Ok(connected)
+        let client = Arc::new(self.connector.connect(None, context).await?);
+        self.client.store(Some(client.clone()));
+        Ok(client)
     }
 
-    /// Turns a refusal into an error; `Ok` means that the region was wrong, is right now, and the request may go again.
-    async fn mend(&self, refusal: &Refusal, used: &Connected, context: &Context) -> Result<Arc<Connected>, SourceError> {
-        let other = refusal.region.as_deref().filter(|region| used.region != *region);
+    /// Turns an SDK error into ours; `Ok` means that the region was wrong, is right now, and the request may go again.
+    async fn mend<E>(&self, error: &SdkError<E, HttpResponse>, used: &Client, context: &Context) -> Result<Arc<Client>, SourceError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let refusal = context.sdk(error)?;
+        let used = used.config().region().map(|region| region.as_ref().to_owned());
+        let other = refusal.region.as_deref().filter(|region| used.as_deref() != Some(*region));
         let is_region = matches!(refusal.status, 301 | 400) && self.connector.region_set().is_none();
-        let Some(region) = other.filter(|_| is_region) else { return Err(context.clone().refused(refusal)) };
-        let connected = Arc::new(self.connector.connect(Some(region), context).await?);
-        self.connected.store(Some(connected.clone()));
-        Ok(connected)
+        let Some(region) = other.filter(|_| is_region) else { return Err(context.clone().refused(&refusal)) };
+        let client = Arc::new(self.connector.connect(Some(region), context).await?);
+        self.client.store(Some(client.clone()));
+        Ok(client)
     }
 
     fn full_key(&self, key: &Key, context: &Context) -> Result<String, SourceError> {
@@ -128,18 +129,25 @@ impl S3 {
         Ok(format!("{}{text}", self.prefix))
     }
 
-    /// The answer to a request for one object, its body not yet read.
-    async fn ask(&self, ask: Ask<'_>, context: &Context) -> Result<HttpResponse, SourceError> {
-        let connected = self.connected(context).await?;
-        let refusal = match connected.objects.ask(ask, context).await? {
-            Answered::Given(answer) => return Ok(answer),
-            Answered::Refused(refusal) => refusal,
+    async fn head_answer(
+        &self,
+        key: &Key,
+        if_match: Option<String>,
+        checksums: Option<ChecksumMode>,
+        context: &Context,
+    ) -> Result<HeadObjectOutput, SourceError> {
+        let full = self.full_key(key, context)?;
+        let client = self.client(context).await?;
+        let ask = |client: &Client| {
+            let call = client.head_object().bucket(&self.bucket).key(&full).set_if_match(if_match.clone());
+            call.set_checksum_mode(checksums.clone()).set_request_payer(self.payer.clone()).send()
         };
-        let connected = self.mend(&refusal, &connected, context).await?;
-        match connected.objects.ask(ask, context).await? {
-            Answered::Given(answer) => Ok(answer),
-            Answered::Refused(refusal) => Err(context.clone().refused(&refusal)),
-        }
+        let error = match ask(&client).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let client = self.mend(&error, &client, context).await?;
+        ask(&client).await.map_err(|error| context.clone().failed(&error))
     }
 
     async fn list_once(&self, client: &Client, request: &ListRequest, encoding: Option<EncodingType>) -> Result<ByteStream, ListFailure> {
@@ -161,12 +169,12 @@ impl S3 {
         encoding: Option<EncodingType>,
         context: &Context,
     ) -> Result<list_xml::Answer, SourceError> {
-        let connected = self.connected(context).await?;
-        let body = match self.list_once(&connected.sdk, request, encoding.clone()).await {
+        let client = self.client(context).await?;
+        let body = match self.list_once(&client, request, encoding.clone()).await {
             Ok(body) => body,
             Err(error) => {
-                let connected = self.mend(&context.sdk(&error)?, &connected, context).await?;
-                self.list_once(&connected.sdk, request, encoding).await.map_err(|error| context.clone().failed(&error))?
+                let client = self.mend(&error, &client, context).await?;
+                self.list_once(&client, request, encoding).await.map_err(|error| context.clone().failed(&error))?
             }
         };
         let body = raw::collect(body).await.map_err(|error| context.clone().body(&error))?;
@@ -210,14 +218,11 @@ impl Source for S3 {
 
     async fn head(&self, key: &Key) -> Result<Object, SourceError> {
         let context = self.context("head", key);
-        let full = self.full_key(key, &context)?;
-        let answer =
-            self.ask(Ask { method: Method::Head, key: &full, if_match: None, extent: None, with_checksums: false }, &context).await?;
-        let head = Head(answer.headers());
+        let answer = self.head_answer(key, None, None, &context).await?;
         let missing = |what: &str| context.clone().corrupt(format!("the answer has no {what}"));
-        let size = head.length().ok_or_else(|| missing("Content-Length"))?;
-        let modified = head.modified().ok_or_else(|| missing("Last-Modified"))?;
-        let version = match head.etag() {
+        let size = answer.content_length().and_then(|size| u64::try_from(size).ok()).ok_or_else(|| missing("Content-Length"))?;
+        let modified = answer.last_modified().and_then(|time| (*time).try_into().ok()).ok_or_else(|| missing("Last-Modified"))?;
+        let version = match answer.e_tag() {
             Some(etag) if !self.lists_without_etags.load(Relaxed) => version::from_etag(etag),
             _ => version::from_time(modified, size),
         };
@@ -226,26 +231,63 @@ impl Source for S3 {
 
     async fn checksum(&self, key: &Key, version: &Version) -> Result<Option<Checksum>, SourceError> {
         let context = self.context("head", key);
-        let full = self.full_key(key, &context)?;
         let asked = version::Asked::new(version).ok_or_else(|| context.clone().replaced())?;
-        let if_match = asked.if_match();
-        let ask = Ask { method: Method::Head, key: &full, if_match: if_match.as_deref(), extent: None, with_checksums: true };
-        let answer = self.ask(ask, &context).await?;
-        Head(answer.headers()).is_of(&asked, &context)?;
-        Ok(checksum::of_object(answer.headers()))
+        let answer = self.head_answer(key, asked.if_match(), Some(ChecksumMode::Enabled), &context).await?;
+        let total = answer.content_length().and_then(|length| u64::try_from(length).ok());
+        match asked.is_met(answer.e_tag(), answer.last_modified(), total) {
+            Some(true) => Ok(checksum::of(&answer)),
+            Some(false) => Err(context.replaced()),
+            None => Err(context.corrupt("the answer doesn't say which version it is of (no ETag)")),
+        }
     }
 
     async fn read(&self, key: &Key, version: &Version, extent: Extent, whole: bool) -> Result<Body, SourceError> {
         let context = self.context("read", key);
         let full = self.full_key(key, &context)?;
         let asked = version::Asked::new(version).ok_or_else(|| context.clone().replaced())?;
-        let if_match = asked.if_match();
-        let part = (!whole).then_some(extent);
-        let ask = Ask { method: Method::Get, key: &full, if_match: if_match.as_deref(), extent: part, with_checksums: true };
-        let answer = self.ask(ask, &context).await?;
-        Head(answer.headers()).is_for(&asked, extent, whole, &context)?;
-        let sum = checksum::of_body(answer.headers());
-        Ok(body::exact(ByteStream::new(answer.into_body()), extent.len(), sum, context))
+        let client = self.client(&context).await?;
+        let ask = |client: &Client| {
+            let call =
+                client.get_object().bucket(&self.bucket).key(&full).set_if_match(asked.if_match()).set_request_payer(self.payer.clone());
+            // A checksum covers the whole object, so it is of use only without a range.
+            let call = if whole {
+                call.checksum_mode(ChecksumMode::Enabled)
+            } else {
+                call.range(format!("bytes={}-{}", extent.start(), extent.end() - 1))
+            };
+            call.send()
+        };
+        let answer = match ask(&client).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let client = self.mend(&error, &client, &context).await?;
+                match ask(&client).await {
+                    Ok(answer) => answer,
+                    Err(error) => return Err(context.failed(&error)),
+                }
+            }
+        };
+        let total = total_bytes(&answer);
+        match asked.is_met(answer.e_tag(), answer.last_modified(), total) {
+            Some(true) => {}
+            Some(false) => return Err(context.replaced()),
+            None => return Err(context.corrupt("the answer doesn't say which version it is of (no ETag)")),
+        }
+        match (whole, answer.content_range()) {
+            (true, None) => {}
+            (true, Some(range)) => return Err(context.corrupt(format!("asked for the whole object, got {range}"))),
+            (false, Some(range)) if is_range(range, extent) => {}
+            (false, Some(range)) => {
+                return Err(context.corrupt(format!("asked for bytes {}-{}, got {range}", extent.start(), extent.end() - 1)));
+            }
+            (false, None) => return Err(context.corrupt("the answer is not for a range")),
+        }
+        if let Some(length) = answer.content_length()
+            && u64::try_from(length) != Ok(extent.len())
+        {
+            return Err(context.corrupt(format!("asked for {} bytes, {length} were announced", extent.len())));
+        }
+        Ok(body::exact(answer.body, extent.len(), context))
     }
 }
 
@@ -260,6 +302,21 @@ pub(crate) fn read_listing(body: &[u8], prefix: &[u8]) -> Option<usize> {
         assert!(page.objects.is_sorted_by(|left, right| left.key < right.key));
     }
     Some(told_bytes)
+}
+
+/// `bytes 0-99/1234`, where the total may be `*`.
+fn is_range(text: &str, extent: Extent) -> bool {
+    let parts =
+        text.strip_prefix("bytes ").and_then(|rest| rest.split_once('/')).and_then(|(range, total)| Some((range.split_once('-')?, total)));
+    parts.is_some_and(|((first, last), _)| first.parse() == Ok(extent.start()) && last.parse() == Ok(extent.end() - 1))
+}
+
+/// Bytes of the whole object, as the answer to a part of it says.
+fn total_bytes(answer: &GetObjectOutput) -> Option<u64> {
+    match answer.content_range() {
+        Some(range) => range.rsplit_once('/')?.1.parse().ok(),
+        None => answer.content_length().and_then(|length| u64::try_from(length).ok()),
+    }
 }
 
 /// Checks the order of an answer and cuts it at the end of what was asked for.

@@ -20,14 +20,14 @@ use forebay_wire::id::NodeName;
 use forebay_wire::rule::LocalCopy;
 
 /// How a background flight got in, which it holds until it lands.
-pub(super) struct Admitted {
-    _all: Entered,
-    _background: Option<Entered>,
+pub(super) struct Admitted<'a> {
+    _all: Entered<'a>,
+    _background: Option<Entered<'a>>,
 }
 
 impl Fill {
     /// Waits for a place and memory. A background flight that a reader joins meanwhile goes to the front. `None` only when the lanes were closed.
-    pub(super) async fn enter(&self, lanes: &Lanes, flight: &Flight, priority: &mut Priority) -> Option<Admitted> {
+    pub(super) async fn enter<'a>(&self, lanes: &'a Lanes, flight: &Flight, priority: &mut Priority) -> Option<Admitted<'a>> {
         let mut background = None;
         if *priority == Priority::Background {
             tokio::select! {

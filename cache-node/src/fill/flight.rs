@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, watch};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -161,8 +161,8 @@ impl Flight {
         }
     }
 
-    /// The block's bytes `[from, to)` as soon as they are there, without a copy: they keep the buffer. Dropping the future only stops waiting.
-    pub(super) async fn read(&self, from: usize, to: usize) -> Result<Bytes, FillError> {
+    /// Appends the block's bytes `[from, to)` to `into` as soon as they are there. Dropping the future only stops waiting.
+    pub(super) async fn read(&self, from: usize, to: usize, into: &mut BytesMut) -> Result<(), FillError> {
         assert!(from < to && to <= self.len, "[{from}, {to}) is inside the block of {} bytes", self.len);
         let mut receiver = self.progress.subscribe();
         let progress = receiver.wait_for(|progress| progress.readable >= to || progress.outcome.is_some()).await;
@@ -174,8 +174,9 @@ impl Flight {
             };
         }
         let buffer = self.buffer.get().expect("readable bytes are in a buffer");
+        into.extend_from_slice(&buffer.filled()[from..to]);
         self.served.fetch_add((to - from) as u64, Relaxed);
-        Ok(Part::of(buffer, from..to))
+        Ok(())
     }
 
     /// Waits for the end.

@@ -2,27 +2,24 @@
 //! Knows budgets. Does not know what is in flight.
 //! Invariant: what waits for another node holds nothing that a fill from a source needs, so two nodes never wait for each other's places.
 
-use std::sync::Arc;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Memory is granted in pieces of this size.
 pub(super) const BUFFER_UNIT_BYTES: u64 = 4096;
 
 /// Places and memory.
 pub(super) struct Lane {
-    places: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
+    places: Semaphore,
+    memory: Semaphore,
     memory_units: u32,
 }
 
-pub(super) type Entered = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+pub(super) type Entered<'a> = (SemaphorePermit<'a>, SemaphorePermit<'a>);
 
 impl Lane {
     fn new(places: u32, bytes: u64) -> Self {
         let units = units(bytes).max(1);
-        let semaphore = |permits| Arc::new(Semaphore::new(permits as usize));
-        Self { places: semaphore(places.max(1)), memory: semaphore(units), memory_units: units }
+        Self { places: Semaphore::new(places.max(1) as usize), memory: Semaphore::new(units as usize), memory_units: units }
     }
 
     pub(super) fn memory_units(&self) -> u32 {
@@ -30,10 +27,10 @@ impl Lane {
     }
 
     /// `None` only when the semaphores were closed, which nobody does.
-    pub(super) async fn enter(&self, len: usize) -> Option<Entered> {
+    pub(super) async fn enter(&self, len: usize) -> Option<Entered<'_>> {
         let units = units((len as u64).next_multiple_of(BUFFER_UNIT_BYTES)).min(self.memory_units);
-        let place = self.places.clone().acquire_owned().await.ok()?;
-        Some((place, self.memory.clone().acquire_many_owned(units).await.ok()?))
+        let place = self.places.acquire().await.ok()?;
+        Some((place, self.memory.acquire_many(units).await.ok()?))
     }
 }
 

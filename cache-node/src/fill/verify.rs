@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedMutexGuard};
@@ -149,7 +149,7 @@ impl Verifier {
 }
 
 impl Fill {
-    pub(super) fn is_large(&self, object: &ObjectRef) -> bool {
+    fn is_large(&self, object: &ObjectRef) -> bool {
         object.size > self.block_size.bytes()
     }
 
@@ -357,13 +357,14 @@ impl Fill {
         index: BlockIndex,
         (from, to): (usize, usize),
         digests: &[u128],
-    ) -> Result<Bytes, FillError> {
+        into: &mut BytesMut,
+    ) -> Result<(), FillError> {
         let block = BlockId { object: file.object.id, index };
         for _ in 0..PROVE_ATTEMPTS_MAX {
             let flight = self.join_now(file, index);
             flight.finished().await?;
             if flight.digest() == digests.get(index.0 as usize).copied() {
-                let outcome = flight.read(from, to).await;
+                let outcome = flight.read(from, to, into).await;
                 if flight.is_used_up() {
                     self.drop_lingering(block);
                 }

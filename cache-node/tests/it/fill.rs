@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::BytesMut;
 use forebay_node::fill::{DIRECT_BYTES_MAX, FileObject, Fill, FillError, FillLimits, Origin};
 use forebay_node::reader::Reader;
 use forebay_node::rules::Placement;
@@ -134,7 +135,8 @@ async fn a_reader_that_gives_up_leaves_the_flight_to_the_others() {
     drop(rig.read(&file, 0, 1000, true));
     let waited = tokio::time::timeout(std::time::Duration::ZERO, rig.read(&file, 0, 1000, true)).await;
     drop(waited);
-    let (bytes, _) = rig.fill.read(&file, BlockIndex(0), 0, 1000).await.unwrap();
+    let mut bytes = BytesMut::new();
+    rig.fill.read(&file, BlockIndex(0), 0, 1000, &mut bytes).await.unwrap();
     assert_eq!(bytes, pattern(1000, 1000));
     assert!(rig.fill.load(&file, BlockIndex(0)).await.unwrap());
     assert_eq!(rig.asked().0, 1);

@@ -12,7 +12,18 @@ use forebay_wire::secret::IdentityToken;
 
 use super::client::SESSION;
 
-/// Asks each time: `IdentityCache` keeps an answer until shortly before it expires. Prints no token.
+/// In what is said when STS refuses.
+pub(super) const NO_KEYS: &str = "STS gives no keys for the token of the service account";
+
+#[derive(Debug, thiserror::Error)]
+#[error("{NO_KEYS}; {cure}")]
+struct NoKeys {
+    cure: String,
+    #[source]
+    cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Asks each time: the SDK keeps an answer until shortly before it expires. Prints no token.
 #[derive(Debug)]
 pub(super) struct ByToken {
     client: Client,

@@ -1,18 +1,16 @@
-//! Builds what speaks to a bucket, the SDK's client and our own for objects, over one transport and with one cache of credentials.
-//! Knows how AWS is configured: trust, region, addressing, credentials, role. Does not know which requests are made.
+//! Builds the SDK's client: transport, trust, region, credentials, role.
+//! Knows how AWS is configured. Does not know which requests are made.
 //! Invariant: certificates are always verified; nothing here prints a credential.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aws_config::{AppName, BehaviorVersion, Region};
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials as AwsCredentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::endpoint::Params;
-use aws_sdk_s3::config::{Builder, IdentityCache as SdkIdentityCache, SharedHttpClient, StalledStreamProtectionConfig};
+use aws_sdk_s3::config::{Builder, ResponseChecksumValidation, SharedHttpClient, StalledStreamProtectionConfig};
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore, rustls_provider::CryptoMode};
-use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnectorSettings, SharedHttpConnector, http_client_fn};
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use forebay_wire::dataset_spec::{Addressing, S3Location};
@@ -21,8 +19,6 @@ use forebay_wire::secret::{Credentials, Secret, SourceAccess};
 use super::by_token::ByToken;
 use super::error::Context;
 use super::guard::Guard;
-use super::identity::IdentityCache;
-use super::objects::{Objects, Place};
 use crate::SourceError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,20 +35,8 @@ const REGION_DEFAULT: &str = "us-east-1";
 pub(super) struct Connector {
     options: S3Location,
     credentials: Credentials,
-    /// Of our own requests, and of the SDK's for this source: one pool of connections.
-    transport: SharedHttpConnector,
     http: SharedHttpClient,
-    /// `None` for who reads anonymously.
-    identities: tokio::sync::OnceCell<Option<IdentityCache>>,
-}
-
-/// What speaks to the bucket in one region.
-pub(super) struct Connected {
-    pub region: String,
-    /// Lists.
-    pub sdk: Client,
-    /// Heads and reads.
-    pub objects: Objects,
+    sdk: tokio::sync::OnceCell<SdkConfig>,
 }
 
 impl Connector {
@@ -63,35 +47,25 @@ impl Connector {
             .iter()
             .try_for_each(|endpoint| guard.check_endpoint(endpoint))
             .map_err(|refused| context.clone().permanent(refused.to_string()))?;
-        let (transport, http) = transport(access.ca_bundle.as_deref(), guard, context)?;
+        let http = http_client(access.ca_bundle.as_deref(), guard, context)?;
         let credentials = if options.anonymous { Credentials::Anonymous } else { access.credentials.clone() };
-        Ok(Self { options: options.clone(), credentials, transport, http, identities: tokio::sync::OnceCell::new() })
+        Ok(Self { options: options.clone(), credentials, http, sdk: tokio::sync::OnceCell::new() })
     }
 
-    /// For `region`; without one, for the region that is set or found by asking.
-    pub(super) async fn connect(&self, region: Option<&str>, context: &Context) -> Result<Connected, SourceError> {
+    /// A client for `region`; without one, for the region that is set or found by asking.
+    pub(super) async fn connect(&self, region: Option<&str>, context: &Context) -> Result<Client, SourceError> {
         let region = match region.or(self.region_set()) {
             Some(region) => region.to_owned(),
             None if self.options.endpoint.is_some() => REGION_DEFAULT.to_owned(),
             None => self.find_region(context).await?,
         };
-        let identities = self.identities.get_or_try_init(|| self.identities(&region, context)).await?.clone();
+        let sdk = self.sdk.get_or_try_init(|| self.sdk_config(&region, context)).await?;
         let mut builder = self.builder(&region);
-        builder = match &identities {
-            // Ours keeps them for both.
-            Some(identities) => builder.credentials_provider(identities.clone()).identity_cache(SdkIdentityCache::no_cache()),
+        builder = match sdk.credentials_provider() {
+            Some(provider) => builder.credentials_provider(provider),
             None => builder.allow_no_auth(),
         };
-        let place = Place::find(self.endpoint_params(&region, context)?, context).await?;
-        let objects = Objects::new(self.transport.clone(), place, identities, self.options.requester_pays);
-        Ok(Connected { region, sdk: Client::from_conf(builder.build()), objects })
-    }
-
-    /// What the endpoint's rules go by, the same as in `builder`.
-    fn endpoint_params(&self, region: &str, context: &Context) -> Result<Params, SourceError> {
-        let params = Params::builder().region(region.to_owned()).bucket(self.options.bucket.clone());
-        let params = params.force_path_style(self.is_path_style()).set_endpoint(self.options.endpoint.clone());
-        params.build().map_err(|error| context.clone().permanent(error.to_string()))
+        Ok(Client::from_conf(builder.build()))
     }
 
     /// The region of the configuration, or of the credentials' own names.
@@ -110,6 +84,7 @@ impl Connector {
             .region(Region::new(region.to_owned()))
             .http_client(self.http.clone())
             .force_path_style(self.is_path_style())
+            .response_checksum_validation(ResponseChecksumValidation::WhenSupported)
             // Ours wrap every source: see `retry`.
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -145,7 +120,7 @@ impl Connector {
         }
     }
 
-    async fn identities(&self, region: &str, context: &Context) -> Result<Option<IdentityCache>, SourceError> {
+    async fn sdk_config(&self, region: &str, context: &Context) -> Result<SdkConfig, SourceError> {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(self.http.clone())
             .region(Region::new(region.to_owned()))
@@ -166,13 +141,13 @@ impl Connector {
         let for_role = for_role.build();
         let provider = match (&self.credentials, &self.options.role_arn) {
             (Credentials::Token(token), _) => SharedCredentialsProvider::new(ByToken::new(&for_role, token.clone())),
-            (_, None) => return Ok(base.credentials_provider().map(IdentityCache::new)),
+            (_, None) => return Ok(base),
             (_, Some(role)) => {
                 let role = aws_config::sts::AssumeRoleProvider::builder(role).session_name(SESSION).configure(&for_role).build();
                 SharedCredentialsProvider::new(role.await)
             }
         };
-        Ok(Some(IdentityCache::new(provider)))
+        Ok(base.to_builder().credentials_provider(provider).build())
     }
 }
 
@@ -184,7 +159,7 @@ fn from_keys(keys: &BTreeMap<String, Secret>, context: &Context) -> Result<Share
     Ok(SharedCredentialsProvider::new(credentials))
 }
 
-fn transport(own: Option<&str>, guard: Guard, context: &Context) -> Result<(SharedHttpConnector, SharedHttpClient), SourceError> {
+fn http_client(own: Option<&str>, guard: Guard, context: &Context) -> Result<SharedHttpClient, SourceError> {
     // The transport panics on what it can't parse and, in debug builds, on a machine without authorities: look first.
     let mut trust = TrustStore::empty().with_native_roots(!rustls_native_certs::load_native_certs().certs.is_empty());
     if let Some(pem) = own {
@@ -192,28 +167,11 @@ fn transport(own: Option<&str>, guard: Guard, context: &Context) -> Result<(Shar
         trust = trust.with_pem_certificate(pem);
     }
     let context = TlsContext::builder().with_trust_store(trust).build().map_err(|error| context.clone().permanent(error.to_string()))?;
-    let ours = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(ANSWER_TIMEOUT).build();
-    let connector = aws_smithy_http_client::Connector::builder()
-        .connector_settings(ours)
-        .pool_max_idle_per_host(IDLE_SOCKETS_MAX)
-        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
-        .tls_context(context.clone())
-        .build_with_resolver(guard.clone());
-    let shared = SharedHttpConnector::new(connector);
-    let others = aws_smithy_http_client::Builder::new()
+    Ok(aws_smithy_http_client::Builder::new()
         .pool_max_idle_per_host(IDLE_SOCKETS_MAX)
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .tls_context(context)
-        .build_with_resolver(guard);
-    let transport = shared.clone();
-    // Where credentials come from has limits of its own: a machine's metadata are a second away or not there.
-    let http = http_client_fn(move |settings, components| {
-        match (settings.connect_timeout(), settings.read_timeout()) == (Some(CONNECT_TIMEOUT), Some(ANSWER_TIMEOUT)) {
-            true => shared.clone(),
-            false => others.http_connector(settings, components),
-        }
-    });
-    Ok((transport, http))
+        .build_with_resolver(guard))
 }
 
 fn check_pem(pem: &[u8]) -> Result<(), String> {

@@ -5,18 +5,11 @@ use std::error::Error;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
-use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
-use bytes::BytesMut;
 
 use super::by_token::NO_KEYS;
 use super::guard::Refused;
-use super::list_xml::{self, BadAnswer};
 use crate::{Key, SourceError};
-
-/// A refusal is a few hundred bytes; what is longer is no refusal of S3.
-const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 /// Which request an error belongs to.
 #[derive(Clone, Debug)]
@@ -36,34 +29,6 @@ pub(super) struct Refusal {
     pub request: Option<String>,
     /// Where the bucket says it lives.
     pub region: Option<String>,
-}
-
-impl Refusal {
-    /// Of an answer that is no success. An error is one of the connection.
-    pub(super) async fn read(mut response: HttpResponse) -> Result<Self, ByteStreamError> {
-        let mut stream = ByteStream::new(response.take_body());
-        let mut body = BytesMut::new();
-        while let Some(part) = stream.next().await {
-            body.extend_from_slice(&part?);
-            if body.len() > REFUSAL_BYTES_MAX {
-                break;
-            }
-        }
-        // Who answers without S3's document, a proxy or to a HEAD, has a status still.
-        let (code, message) = match list_xml::parse(&body, b"") {
-            Err(BadAnswer::Refused { code, message }) => (code, message),
-            Err(BadAnswer::Malformed(_)) | Ok(_) => Default::default(),
-        };
-        let headers = response.headers();
-        let given = |name: &str| headers.get(name).map(str::to_owned);
-        Ok(Self {
-            status: response.status().as_u16(),
-            code,
-            message,
-            request: given("x-amz-request-id"),
-            region: given("x-amz-bucket-region").or_else(|| region_in(&body)),
-        })
-    }
 }
 
 impl Context {
@@ -105,24 +70,8 @@ impl Context {
 
     /// An error in the middle of a body.
     pub(super) fn body(self, error: &(dyn Error + 'static)) -> SourceError {
-        self.unavailable(chain(error))
-    }
-
-    /// There is nothing to sign with.
-    pub(super) fn no_credentials(self, error: &(dyn Error + 'static)) -> SourceError {
-        self.denied(format!("no usable credentials ({}); give the data set a secret, or let it read anonymously", chain(error)))
-    }
-
-    /// An error of the transport, before there was an answer.
-    pub(super) fn dispatch(self, error: &(dyn Error + 'static)) -> SourceError {
-        if let Some(refused) = refused_in(error) {
-            return self.permanent(refused.to_string());
-        }
         let detail = chain(error);
-        match detail.contains("invalid peer certificate") {
-            true => self.permanent(format!("{detail}; if the endpoint's certificate is of a private authority, name it in caBundleRef")),
-            false => self.unavailable(detail),
-        }
+        if detail.contains("checksum mismatch") { self.corrupt(detail) } else { self.unavailable(detail) }
     }
 
     /// An error of the SDK; the refusal is kept apart, since a wrong region can be mended.
@@ -140,22 +89,25 @@ impl Context {
                     code: meta.code().unwrap_or_default().to_owned(),
                     message: meta.message().unwrap_or_default().to_owned(),
                     request: meta.request_id().map(str::to_owned),
-                    region: raw
-                        .headers()
-                        .get("x-amz-bucket-region")
-                        .map(str::to_owned)
-                        .or_else(|| region_in(raw.body().bytes().unwrap_or_default())),
+                    region: raw.headers().get("x-amz-bucket-region").map(str::to_owned).or_else(|| region_in(raw)),
                 });
             }
             SdkError::TimeoutError(_) => context.unavailable("no answer in time"),
-            SdkError::ConstructionFailure(_) => context.no_credentials(error),
+            SdkError::ConstructionFailure(_) => context.no_credentials(&chain(error)),
             SdkError::ResponseError(_) => context.unavailable(chain(error)),
-            SdkError::DispatchFailure(failure) => match context.clone().dispatch(error) {
-                SourceError::Unavailable { detail, .. } if failure.is_user() || detail.contains("credentials") => {
-                    context.no_credentials(error)
+            SdkError::DispatchFailure(failure) => {
+                if let Some(refused) = refused_in(error) {
+                    return Err(context.permanent(refused.to_string()));
                 }
-                other => other,
-            },
+                let detail = chain(error);
+                if detail.contains("invalid peer certificate") {
+                    context.permanent(format!("{detail}; if the endpoint's certificate is of a private authority, name it in caBundleRef"))
+                } else if failure.is_user() || detail.contains("credentials") {
+                    context.no_credentials(&detail)
+                } else {
+                    context.unavailable(detail)
+                }
+            }
             _ => context.unavailable(chain(error)),
         })
     }
@@ -244,8 +196,8 @@ fn said(status: u16, code: &str, message: &str, request: Option<&str>) -> String
 }
 
 /// `<Region>` in the body of AuthorizationHeaderMalformed.
-fn region_in(body: &[u8]) -> Option<String> {
-    let body = std::str::from_utf8(body).ok()?;
+fn region_in(raw: &HttpResponse) -> Option<String> {
+    let body = std::str::from_utf8(raw.body().bytes()?).ok()?;
     let (_, rest) = body.split_once("<Region>")?;
     let (region, _) = rest.split_once("</Region>")?;
     (region.len() < 64 && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')).then(|| region.to_owned())

@@ -18,8 +18,6 @@ use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
 use aws_smithy_types::date_time::Format as DateTimeFormat;
 use bytes::{Bytes, BytesMut};
 
-use super::escape;
-
 /// A page of 1000 keys of 1 KiB each, escaped threefold, with room for the other fields.
 const BODY_BYTES_MAX: usize = 8 << 20;
 /// 1000 keys of some 60 bytes, with their tags.
@@ -78,10 +76,10 @@ pub(super) async fn list(
     after: Option<Vec<u8>>,
     date: Arc<Mutex<Option<SystemTime>>>,
 ) -> Result<ByteStream, SdkError<ListObjectsV2Error, HttpResponse>> {
-    let mut query = format!("prefix={}", escape::value(&prefix));
+    let mut query = format!("prefix={}", escaped(&prefix));
     if let Some(after) = after {
         query.push_str("&start-after=");
-        query.push_str(&escape::value(&after));
+        query.push_str(&escaped(&after));
     }
     let slot = Arc::new(Mutex::new(None));
     call.customize().interceptor(Hook { query, body: slot.clone(), date }).send().await?;
@@ -99,4 +97,20 @@ pub(super) async fn collect(mut body: ByteStream) -> Result<Bytes, ByteStreamErr
         }
     }
     Ok(bytes.freeze())
+}
+
+/// Percent escapes as SigV4 wants them: everything but the unreserved characters.
+fn escaped(bytes: &[u8]) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut text = String::with_capacity(bytes.len() + 16);
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            text.push('%');
+            text.push(char::from(HEX[usize::from(byte >> 4)]));
+            text.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+    text
 }

@@ -1,4 +1,4 @@
-use aws_smithy_types::DateTime;
+use aws_sdk_s3::primitives::DateTime;
 
 use super::error::{Context, Refusal};
 use super::*;
@@ -36,6 +36,23 @@ fn every_refusal_is_told_by_name_and_with_its_cure() {
     check("read", 400, "RequestTimeout", "", "Unavailable");
     check("read", 416, "InvalidRange", "", "Corrupt");
     check("read", 400, "InvalidRequest", "no", "Permanent InvalidRequest");
+}
+
+#[test]
+fn only_the_range_that_was_asked_for_is_taken() {
+    let extent = Extent::new(10, 20).expect("not empty");
+    for (text, expected) in [
+        ("bytes 10-19/100", true),
+        ("bytes 10-19/*", true),
+        ("bytes 10-20/100", false),
+        ("bytes 9-19/100", false),
+        ("bytes 0-9/100", false),
+        ("10-19/100", false),
+        ("bytes 10-19", false),
+        ("bytes */100", false),
+    ] {
+        assert_eq!(is_range(text, extent), expected, "{text}");
+    }
 }
 
 #[test]

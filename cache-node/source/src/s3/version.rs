@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_smithy_types::DateTime;
+use aws_sdk_s3::primitives::DateTime;
 use bytes::Bytes;
 
 use crate::Version;

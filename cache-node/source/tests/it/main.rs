@@ -5,6 +5,5 @@ mod faults;
 mod lying_server;
 mod options;
 mod recorder;
-mod requests;
 mod s3_server;
 mod source_suite;

@@ -30,12 +30,12 @@ async fn ask(location: &S3Location, access: &SourceAccess) -> Result<(), SourceE
     Ok(())
 }
 
-pub(crate) fn signed_by(request: &Request) -> &str {
+fn signed_by(request: &Request) -> &str {
     let text = request.header("authorization").unwrap_or_default();
     text.split_once("Credential=").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default())
 }
 
-pub(crate) fn region_of(request: &Request) -> &str {
+fn region_of(request: &Request) -> &str {
     let text = request.header("authorization").unwrap_or_default();
     text.split_once("Credential=").map_or("", |(_, rest)| rest.split('/').nth(2).unwrap_or_default())
 }
@@ -137,7 +137,7 @@ async fn who_reads_anonymously_signs_nothing() {
     assert!(server.requests()[4..].iter().all(|request| signed_by(request) == ACCESS_KEY));
 }
 
-pub(crate) const ROLE: &str = "arn:aws:iam::123456789012:role/reader";
+const ROLE: &str = "arn:aws:iam::123456789012:role/reader";
 
 /// No real STS: the recorder answers for it, and says so in its `Server` header. `action` is what it is asked for.
 fn security_token_service(action: &'static str) -> Recorder {
