@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::aside;
-use crate::fill::{FileObject, chain};
+use crate::fill::{FileObject, Fill, chain};
 use crate::fs::{Filesystem, for_each_below};
 use crate::peer::{Neighbours, View};
 use crate::preload::Bucket;
@@ -203,7 +203,11 @@ impl Copies {
             Todo::Bring { .. } if holders.is_empty() && answered => {}
             Todo::Bring { .. } if holders.is_empty() => drop(turn.open.fetch_add(1, Relaxed)),
             Todo::Bring { .. } => self.bring(&row, holders, turn).await,
-            Todo::Drop { once } if holders.len() == once.len() => self.drop_copy(&row, turn).await,
+            Todo::Drop { once } if holders.len() == once.len() => {
+                if drop_copy(self.fs.reader().fill(), &row).await == Some(false) {
+                    turn.open.fetch_add(1, Relaxed);
+                }
+            }
             Todo::Drop { .. } => drop(turn.open.fetch_add(1, Relaxed)),
             Todo::Move { to } => self.give_away(&row, to, &holders, turn).await,
         }
@@ -238,15 +242,6 @@ impl Copies {
         };
         if let Some(step) = &turn.step {
             step(drained);
-        }
-    }
-
-    async fn drop_copy(&self, row: &Row, turn: &Turn) {
-        let (fill, object, index) = (self.fs.reader().fill().clone(), row.file.object, row.index);
-        match aside::spawn(move || fill.drop_copy(&object, index)).await {
-            Ok(Some(bytes)) if bytes > 0 => self.fs.reader().fill().metrics().copies.trimmed.add(1),
-            Ok(Some(_)) | Err(_) => {}
-            Ok(None) => drop(turn.open.fetch_add(1, Relaxed)),
         }
     }
 
@@ -303,6 +298,15 @@ impl Copies {
         let rows = futures::stream::iter(rows.into_iter().zip(asked));
         rows.for_each_concurrent(BLOCKS_MAX, |(row, asked)| self.act(row, asked, turn)).await;
     }
+}
+
+/// Whether that is settled: not while somebody counts on the copy. `None` when it was given up.
+async fn drop_copy(fill: &Arc<Fill>, row: &Row) -> Option<bool> {
+    let (dropping, object, index) = (fill.clone(), row.file.object, row.index);
+    let dropped = aside::spawn(move || dropping.drop_copy(&object, index)).await.ok()?;
+    // Nothing of a file whose blocks are all here: it leaves by eviction.
+    fill.metrics().copies.trimmed.add(u64::from(dropped.is_some_and(|bytes| bytes > 0)));
+    Some(dropped.is_some())
 }
 
 /// Which of its nodes has each row's block, best first.

@@ -18,9 +18,14 @@ pub(super) fn mounts_below(folder: &Path) -> Result<Vec<PathBuf>> {
 pub(super) fn detach_mounts(folder: &Path) -> Result<()> {
     for place in mounts_below(folder)? {
         eprintln!("{} is still mounted by an earlier run: detached", place.display());
-        rustix::mount::unmount(&place, UnmountFlags::DETACH).with_context(|| format!("unmount {}", place.display()))?;
+        detach(&place)?;
     }
     Ok(())
+}
+
+/// Takes a mount away, whoever uses it.
+pub(super) fn detach(place: &Path) -> Result<()> {
+    rustix::mount::unmount(place, UnmountFlags::DETACH).with_context(|| format!("unmount {}", place.display()))
 }
 
 /// Removes the data, caches and nodes of earlier runs below `folder`.

@@ -211,9 +211,7 @@ impl Node {
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).context("kill a process of a mount")?;
         }
         self.mounted = false;
-        let status = Command::new("umount").arg("-l").arg(self.mount_point()).status().context("start umount")?;
-        ensure!(status.success(), "umount -l {}: {status}", self.mount_point().display());
-        Ok(())
+        earlier::detach(&self.mount_point())
     }
 
     fn remove_caches_aside(&self) -> Result<()> {

@@ -3,25 +3,22 @@
 
 use std::time::Duration;
 
+/// A first failure keeps a peer out for so long; each next one doubles it. Short, so that a restart is hardly noticed.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Before anything is known: the round trip of a far rack and a disk's seek.
 const LATENCY_FIRST: Duration = Duration::from_millis(20);
 
 /// Whether a peer is asked. A circuit breaker (Nygard 2007) without a threshold: the first failure of any kind opens it, for a moment; a probe in the
 /// background closes it, so no reader ever waits to find out. Failures are forgotten at the first good answer, not at a good probe: a peer that greets
 /// and then falls silent is left alone for longer each time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Breaker {
-    /// After a first failure; each next one doubles it.
-    pause_min: Duration,
-    pause_max: Duration,
     failures: u32,
     is_open: bool,
 }
 
 impl Breaker {
-    pub(crate) fn new(pause_min: Duration, pause_max: Duration) -> Self {
-        Self { pause_min, pause_max, failures: 0, is_open: false }
-    }
     pub(crate) fn is_open(&self) -> bool {
         self.is_open
     }
@@ -50,7 +47,7 @@ impl Breaker {
     }
 
     fn pause(&mut self) -> Duration {
-        let pause = self.pause_min.saturating_mul(1 << self.failures.min(16)).min(self.pause_max);
+        let pause = PAUSE_MIN.saturating_mul(1 << self.failures.min(16)).min(PAUSE_MAX);
         self.failures = self.failures.saturating_add(1);
         pause
     }
@@ -92,12 +89,9 @@ impl Latency {
 mod tests {
     use super::*;
 
-    const PAUSE_MIN: Duration = Duration::from_millis(250);
-    const PAUSE_MAX: Duration = Duration::from_secs(10);
-
     #[test]
     fn a_peer_that_fails_is_left_alone_for_longer_each_time_and_forgiven_at_an_answer() {
-        let mut breaker = Breaker::new(PAUSE_MIN, PAUSE_MAX);
+        let mut breaker = Breaker::default();
         assert_eq!(breaker.failed(), Some(PAUSE_MIN));
         assert!(breaker.is_open());
         assert_eq!(breaker.failed(), None, "those that were under way find one probe running");

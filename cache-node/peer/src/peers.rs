@@ -52,9 +52,6 @@ pub struct PeerLimits {
     pub answer: Duration,
     /// A second peer is asked when the first shows no sign in its usual time, which is taken to be at least this.
     pub hedge_min: Duration,
-    /// A first failure keeps a peer out for so long; each next one doubles it, up to the other. Short, so that a restart is hardly noticed.
-    pub bypass_min: Duration,
-    pub bypass_max: Duration,
 }
 
 impl Default for PeerLimits {
@@ -65,8 +62,6 @@ impl Default for PeerLimits {
             silence: Duration::from_secs(1),
             answer: Duration::from_secs(120),
             hedge_min: Duration::from_millis(5),
-            bypass_min: Duration::from_millis(250),
-            bypass_max: Duration::from_secs(10),
         }
     }
 }
@@ -99,6 +94,7 @@ pub(crate) struct Peer {
     silent: Notify,
 }
 
+#[derive(Default)]
 struct Health {
     breaker: Breaker,
     latency: Latency,
@@ -277,9 +273,7 @@ fn what(needed: Capabilities) -> &'static str {
 impl Peer {
     fn new(shared: Arc<Shared>, name: NodeName, address: String) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(shared.limits.connections_max));
-        let PeerLimits { bypass_min, bypass_max, .. } = shared.limits;
-        let health = Health { breaker: Breaker::new(bypass_min, bypass_max), latency: Latency::default(), sounded_at: None };
-        let (idle, health, silent) = (Mutex::default(), Mutex::new(health), Notify::new());
+        let (idle, health, silent) = (Mutex::default(), Mutex::default(), Notify::new());
         Arc::new(Self { shared, name, address, places, idle, health, silent })
     }
 

@@ -7,8 +7,7 @@ use forebay_wire::block::BlockId;
 use forebay_wire::rule::LocalCopy;
 use tokio::time::Instant;
 
-use super::{BATCH, Row, Todo, ask};
-use crate::aside;
+use super::{BATCH, Row, Todo, ask, drop_copy};
 use crate::fill::Fill;
 use crate::peer::Neighbours;
 
@@ -27,22 +26,9 @@ pub async fn cool(neighbours: &Neighbours, fill: &Arc<Fill>, now: Instant) {
         let batch = rows.split_off(rows.len().saturating_sub(BATCH));
         let asked = ask(neighbours, &batch).await;
         for (row, asked) in batch.into_iter().zip(asked) {
-            if asked.holders.len() < row.todo.nodes().len() || !drop_lent(fill, &row).await {
+            if asked.holders.len() < row.todo.nodes().len() || drop_copy(fill, &row).await != Some(true) {
                 fill.lent(&row.file, row.index);
             }
         }
-    }
-}
-
-/// Whether that is settled.
-async fn drop_lent(fill: &Arc<Fill>, row: &Row) -> bool {
-    let (dropping, object, index) = (fill.clone(), row.file.object, row.index);
-    match aside::spawn(move || dropping.drop_copy(&object, index)).await {
-        Ok(Some(bytes)) => {
-            // Nothing of a file whose blocks are all here by now: it leaves by eviction.
-            fill.metrics().copies.trimmed.add(u64::from(bytes > 0));
-            true
-        }
-        Ok(None) | Err(_) => false,
     }
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use forebay_wire::peer_message as wire;
-use futures::StreamExt;
+use futures::{StreamExt, TryFutureExt};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -92,6 +92,7 @@ impl<'a> Conversation<'a> {
         let malformed = |why: message::Malformed| Ended::Malformed(why.0);
         let size = self.server.own.block_size;
         let (needed, payload) = (needed(frame.kind), frame.payload);
+        let blocks = &self.server.blocks;
         if needed.is_none_or(|needed| !self.agreed.capabilities.has(needed)) {
             return Err(Ended::Malformed(format!("a {:?} came where a request was expected", frame.kind)));
         }
@@ -104,7 +105,6 @@ impl<'a> Conversation<'a> {
             Kind::Manifest => self.manifest(ManifestRequest::decode(&payload).map_err(malformed)?).await,
             Kind::Listing => {
                 let request = ListingRequest::decode(&payload).map_err(malformed)?;
-                let blocks = self.server.blocks.clone();
                 match self.while_wanted(blocks.listing(request)).await? {
                     Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
                     Went::On(Err(refusal)) => self.refuse(&refusal).await,
@@ -117,32 +117,29 @@ impl<'a> Conversation<'a> {
             }
             Kind::Free => {
                 let request = FreeRequest::decode(&payload).map_err(malformed)?;
-                let blocks = self.server.blocks.clone();
-                match self.while_wanted(blocks.free(request)).await? {
-                    Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
-                    Went::On(Err(refusal)) => self.refuse(&refusal).await,
-                    Went::On(Ok(freed)) => self.done(wire::Done { files: freed.files, bytes: freed.bytes, ..wire::Done::default() }).await,
-                }
+                let freed =
+                    blocks.free(request).map_ok(|freed| wire::Done { files: freed.files, bytes: freed.bytes, ..wire::Done::default() });
+                self.finish(freed).await
             }
             Kind::Holds => {
                 let request = HoldsRequest::decode(&payload, size).map_err(malformed)?;
-                let blocks = self.server.blocks.clone();
-                match self.while_wanted(blocks.holds(request)).await? {
-                    Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
-                    Went::On(Err(refusal)) => self.refuse(&refusal).await,
-                    Went::On(Ok(held)) => self.done(wire::Done { held, ..wire::Done::default() }).await,
-                }
+                self.finish(blocks.holds(request).map_ok(|held| wire::Done { held, ..wire::Done::default() })).await
             }
             Kind::Coverage => {
                 let dataset = message::decode_coverage_request(&payload).map_err(malformed)?;
-                let blocks = self.server.blocks.clone();
-                match self.while_wanted(blocks.coverage(dataset)).await? {
-                    Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
-                    Went::On(Err(refusal)) => self.refuse(&refusal).await,
-                    Went::On(Ok(found)) => self.done(wire::Done { coverage: found.map(Coverage::to_wire), ..wire::Done::default() }).await,
-                }
+                let told = |found: Option<Coverage>| wire::Done { coverage: found.map(Coverage::to_wire), ..wire::Done::default() };
+                self.finish(blocks.coverage(dataset).map_ok(told)).await
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Waits for what ends a request that isn't answered with bytes, and sends it.
+    async fn finish(&mut self, work: impl Future<Output = Result<wire::Done, Refusal>>) -> Result<(), Ended> {
+        match self.while_wanted(work).await? {
+            Went::Cancelled => self.refuse(&Refusal::Cancelled).await,
+            Went::On(Err(refusal)) => self.refuse(&refusal).await,
+            Went::On(Ok(done)) => self.done(done).await,
         }
     }
 
