@@ -113,14 +113,8 @@ impl Dataset {
         self.in_tiers[usize::from(tier)].bytes.fetch_add(bytes, Relaxed);
     }
 
+    /// Never below nothing: where a disk damaged what says how much it was, some of it is a guess.
     pub(crate) fn give_back(&self, tier: u8, bytes: u64) {
-        let before = self.used_bytes.fetch_sub(bytes, Relaxed);
-        assert!(before >= bytes, "the bytes of a data set are given back once");
-        self.in_tiers[usize::from(tier)].bytes.fetch_sub(bytes, Relaxed);
-    }
-
-    /// As `give_back`, for a guess: what says how much it was is damaged.
-    pub(crate) fn lose(&self, tier: u8, bytes: u64) {
         let _ = self.used_bytes.fetch_update(Relaxed, Relaxed, |used| Some(used.saturating_sub(bytes)));
         let _ = self.in_tiers[usize::from(tier)].bytes.fetch_update(Relaxed, Relaxed, |used| Some(used.saturating_sub(bytes)));
     }

@@ -171,6 +171,8 @@ impl Store {
             // Never mended in place: the kernel may be serving this file.
             return self.found_wrong(&Entry { location: self.complete_location(entry), ..*entry });
         }
+        // No put of this block meanwhile: what it wrote is counted first.
+        let _turn = self.putting.take(object.id().0 ^ (u128::from(block.0) + 1));
         match object.drop_block(block) {
             Ok(0) => {}
             Ok(bytes) => {
@@ -316,37 +318,39 @@ impl Store {
     fn readmit_at(&self, object: &ObjectRef, entry: &Entry, admission: Admission) -> io::Result<()> {
         let tier = &self.tiers[usize::from(Place::from(entry.location).tier())];
         match Place::from(entry.location) {
-            Place::Segment { number, granule, .. } => {
-                let Some(mut record) = tier.segments.entry_at(number, granule)?.filter(|record| record.object == object.id) else {
-                    return Ok(());
-                };
-                let before = std::mem::replace(&mut record.admission, admission);
-                if before == admission {
-                    return Ok(());
-                }
-                tier.segments.rewrite_entry(number, &record)?;
-                let (Some(dataset), bytes) = (self.datasets.by_number(entry.dataset), record::record_bytes(object.size)) else {
-                    return Ok(());
-                };
-                match (before.class, admission.class) {
-                    (Class::Auto, Class::Pin) => tier.pin(&dataset, bytes),
-                    (Class::Pin, Class::Auto) => tier.unpin(&dataset, bytes),
-                    (Class::Auto, Class::Auto) | (Class::Pin, Class::Pin) => {}
-                }
-            }
-            Place::File { .. } => {
+            place @ Place::Segment { .. } => self.readmit_record(entry.hash, place, object.id, admission),
+            Place::File { number, .. } => {
                 let Some(file) = self.object_at(entry)?.filter(|file| file.id() == object.id) else { return Ok(()) };
                 if file.admission() == admission {
                     return Ok(());
                 }
-                file.readmit(admission)?;
                 if let Some(expires) = admission.expires_at_seconds {
                     tier.first_expiry_seconds.fetch_min(expires, Relaxed);
                 }
+                file.readmit(admission, || {
+                    // It may have become complete since.
+                    let at = |is_complete| Place::File { tier: tier.number, number, is_complete }.into();
+                    let is_pinned = admission.class == Class::Pin;
+                    let _ = [false, true].into_iter().any(|is_complete| self.index.set_pinned(entry.hash, at(is_complete), is_pinned));
+                })
             }
         }
-        self.index.set_pinned(entry.hash, entry.location, admission.class == Class::Pin);
-        Ok(())
+    }
+
+    fn readmit_record(&self, hash: u64, place: Place, object: ObjectId, admission: Admission) -> io::Result<()> {
+        let Place::Segment { number, granule, .. } = place else { return Ok(()) };
+        let tier = &self.tiers[usize::from(place.tier())];
+        let Some(segment) = tier.segments.get(number) else { return Ok(()) };
+        let Some(record) = tier.segments.entry_at(number, granule)?.filter(|record| record.object == object) else { return Ok(()) };
+        let (dataset, bytes) = (self.datasets.of(segment.dataset), record::record_bytes(u64::from(record.len)));
+        tier.segments.readmit(number, &record, admission, |before| {
+            match (before.class, admission.class) {
+                (Class::Auto, Class::Pin) => tier.pin(&dataset, bytes),
+                (Class::Pin, Class::Auto) => tier.unpin(&dataset, bytes),
+                (Class::Auto, Class::Auto) | (Class::Pin, Class::Pin) => {}
+            }
+            self.index.set_pinned(hash, place.into(), admission.class == Class::Pin);
+        })
     }
 
     /// Frees everything that is here of the object. One that is still open keeps its bytes until it is closed.

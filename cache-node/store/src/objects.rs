@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::handles::Handles;
 use super::sparse::Object;
+use super::table::FileRecord;
 use super::tier::Tier;
 
 const STRIPES: usize = 64;
@@ -106,11 +107,15 @@ impl Objects {
         object
     }
 
-    /// A new one, which is filling: kept open.
-    pub(crate) fn add(&self, object: Object) -> Arc<Object> {
-        let object = self.remember(object);
-        self.handles.insert(key_of(&object.tier, object.number), object.clone());
-        object
+    /// A new one, which is filling: kept open. The caller has charged `sidecar_bytes(record)`.
+    pub(crate) fn create(&self, tier: &Arc<Tier>, record: FileRecord) -> io::Result<Arc<Object>> {
+        let number = tier.table.take_number();
+        let key = key_of(tier, number);
+        // Who comes with the number from an entry of the file that had it before finds this one, and doesn't load a second.
+        let _turn = self.loading.take(u128::from(key));
+        let object = self.remember(Object::create(tier, number, record)?);
+        self.handles.insert(key, object.clone());
+        Ok(object)
     }
 
     /// Lets go of the handle: after an eviction, or where keeping it open is no use.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::datasets::Dataset;
 use super::index::{Entry, Place, kept};
 use super::record::record_bytes;
-use super::room::Newcomer;
+use super::room::{Killed, Newcomer};
 use super::sparse::{self, Object};
 use super::table::{FileRecord, State};
 use super::tier::{Room, Tier};
@@ -127,17 +127,23 @@ impl Store {
         let Incoming { dataset, object, data, admission, .. } = *incoming;
         let bytes = record_bytes(object.size);
         let mut room = self.room_for(tier, incoming, bytes)?;
+        let mut written = None;
         let appended = tier.segments.append(dataset.slot, object.id, data, admission, |record| {
-            let place = Place::Segment { tier: tier.number, number: record.number, granule: record.granule };
-            self.index.insert(self.entry(tier, incoming, place))
+            written = Some(record);
+            self.index.insert(self.entry(tier, incoming, record.place(tier.number)))
         });
         match appended {
-            Ok(_) => {
+            Ok(is_known) => {
                 room.spend();
                 if admission.class == Class::Pin {
                     tier.pin(dataset, bytes);
                 }
                 self.wrote(tier, bytes);
+                if let (false, Some(record)) = (is_known, written) {
+                    // Too many look alike: nobody would ever find it.
+                    let removed = self.remove_record(tier, record.number, record.granule, &Killed::Gone(dataset));
+                    return Err(removed.map_or_else(|error| self.write_failed(tier, "put a record", &error), |()| Refusal::NoRoom));
+                }
                 Ok(())
             }
             Err(failed) => {
@@ -195,11 +201,11 @@ impl Store {
         if let Some(expires) = admission.expires_at_seconds {
             tier.first_expiry_seconds.fetch_min(expires, Relaxed);
         }
-        match Object::create(tier, record) {
+        match self.objects.create(tier, record) {
             Ok(file) => {
                 room.spend_part(sidecar);
                 file.count_made();
-                Ok((self.objects.add(file), room))
+                Ok((file, room))
             }
             Err(error) => Err(self.write_failed(tier, "create an object's file", &error)),
         }

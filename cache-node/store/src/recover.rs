@@ -110,9 +110,10 @@ fn load_segments(tier: &Arc<Tier>, index: &Index, counters: &Counters) -> io::Re
         tier.used_bytes.fetch_add(taken - live, Relaxed);
         tier.dead_bytes.fetch_add(taken - live, Relaxed);
         for entry in lost {
-            let freed = tier.segments.kill(segment.number, entry)?.unwrap_or(0);
-            tier.dead_bytes.fetch_sub(freed, Relaxed);
-            tier.give_back(freed);
+            tier.segments.kill(segment.number, entry, |death| {
+                tier.dead_bytes.fetch_sub(death.freed_bytes, Relaxed);
+                tier.give_back(death.freed_bytes);
+            })?;
         }
     }
     counters.corrupt.fetch_add(damaged, Relaxed);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::datasets::Dataset;
 use super::index::{Entry, Place};
 use super::record::{SegmentEntry, record_bytes};
-use super::segment::{RecordRead, Segment};
+use super::segment::{Death, RecordRead, Segment};
 use super::sparse;
 use super::tier::{Room, Tier};
 use super::types::{Admission, Class, Refusal};
@@ -142,10 +142,17 @@ impl Store {
 
     /// Removes what an index entry stands for; `false` when another thread did.
     pub(super) fn remove(&self, entry: &Entry) -> bool {
-        if !self.index.remove(entry.hash, entry.location) {
+        let place = Place::from(entry.location);
+        let is_first = match place {
+            Place::Segment { .. } => self.index.remove(entry.hash, entry.location),
+            // It may have become complete since.
+            Place::File { tier, number, .. } => {
+                [false, true].into_iter().any(|is_complete| self.index.remove(entry.hash, Place::File { tier, number, is_complete }.into()))
+            }
+        };
+        if !is_first {
             return false;
         }
-        let place = Place::from(entry.location);
         let tier = &self.tiers[usize::from(place.tier())];
         let Some(dataset) = self.datasets.by_number(entry.dataset) else { return true };
         let removed = match place {
@@ -159,7 +166,7 @@ impl Store {
         true
     }
 
-    fn remove_record(&self, tier: &Arc<Tier>, number: u32, granule: u32, killed: &Killed<'_>) -> std::io::Result<()> {
+    pub(super) fn remove_record(&self, tier: &Arc<Tier>, number: u32, granule: u32, killed: &Killed<'_>) -> std::io::Result<()> {
         let Some(entry) = tier.segments.entry_at(number, granule)? else { return Ok(()) };
         self.kill(tier, number, &entry, killed)?;
         if let Some(segment) = tier.segments.get(number).filter(|segment| segment.live_objects.load(Relaxed) == 0 && segment.is_idle()) {
@@ -168,26 +175,20 @@ impl Store {
         Ok(())
     }
 
-    fn kill(&self, tier: &Tier, number: u32, entry: &SegmentEntry, killed: &Killed<'_>) -> std::io::Result<()> {
-        let bytes = record_bytes(u64::from(entry.len));
-        let (Killed::Gone(dataset) | Killed::Moved(dataset)) = *killed;
-        tier.dead_bytes.fetch_add(bytes, Relaxed);
-        if entry.admission.class == Class::Pin {
-            tier.unpin(dataset, bytes);
-        }
-        let freed = tier.segments.kill(number, entry);
-        // What dies with its segment is given back with it.
-        if matches!((&freed, killed), (Ok(Some(_)) | Err(_), Killed::Gone(_))) {
-            dataset.give_back(tier.number, bytes);
-        }
-        match freed? {
-            Some(freed) => {
-                tier.dead_bytes.fetch_sub(freed, Relaxed);
-                tier.give_back(freed);
+    /// The record's entry as it was last; `None` when somebody else killed it.
+    fn kill(&self, tier: &Tier, number: u32, known: &SegmentEntry, killed: &Killed<'_>) -> std::io::Result<Option<SegmentEntry>> {
+        tier.segments.kill(number, known, |Death { entry, freed_bytes }| {
+            let bytes = record_bytes(u64::from(entry.len));
+            let (Killed::Gone(dataset) | Killed::Moved(dataset)) = *killed;
+            if entry.admission.class == Class::Pin {
+                tier.unpin(dataset, bytes);
             }
-            None => drop(tier.dead_bytes.fetch_sub(bytes, Relaxed)),
-        }
-        Ok(())
+            if matches!(killed, Killed::Gone(_)) {
+                dataset.give_back(tier.number, bytes);
+            }
+            tier.dead_bytes.fetch_add(bytes - freed_bytes, Relaxed);
+            tier.give_back(*freed_bytes);
+        })
     }
 
     /// The segment holds nothing the index knows.
@@ -198,8 +199,8 @@ impl Store {
         let (taken, live) = (segment.taken_bytes.load(Relaxed), segment.live_bytes.load(Relaxed));
         tier.give_back(taken);
         tier.dead_bytes.fetch_sub(taken - live, Relaxed);
-        // Of records whose entries are damaged, or that somebody is just removing.
-        self.datasets.of(segment.dataset).lose(tier.number, live);
+        // Of records whose entries are damaged.
+        self.datasets.of(segment.dataset).give_back(tier.number, live);
         tier.segments.unlink(segment)
     }
 
@@ -215,8 +216,8 @@ impl Store {
         // Its record is damaged: the file itself tells what it took.
         let bytes = sparse::allocated_bytes(tier, number);
         let unlinked = sparse::unlink_files(tier, number);
-        let _ = tier.used_bytes.fetch_update(Relaxed, Relaxed, |used| Some(used.saturating_sub(bytes)));
-        dataset.lose(tier.number, bytes);
+        tier.give_back(bytes);
+        dataset.give_back(tier.number, bytes);
         tier.table.release(number).and(unlinked)
     }
 
@@ -252,10 +253,8 @@ impl Store {
             match tier.segments.read(segment.number, entry.granule, &object, extent, &mut data, false)? {
                 RecordRead::Hit => {}
                 RecordRead::Other | RecordRead::Wrong | RecordRead::Gone => {
-                    if self.index.remove(hash, old) {
-                        self.counters.corrupt.fetch_add(1, Relaxed);
-                        self.kill(tier, segment.number, entry, &Killed::Gone(&dataset))?;
-                    }
+                    self.counters.corrupt.fetch_add(u64::from(self.index.remove(hash, old)), Relaxed);
+                    self.kill(tier, segment.number, entry, &Killed::Gone(&dataset))?;
                     continue;
                 }
             }
@@ -264,31 +263,31 @@ impl Store {
             let mut to = None;
             let moved = tier.segments.append(segment.dataset, entry.object, &data, entry.admission, |record| {
                 to = Some(record);
-                let new = Place::Segment { tier: tier.number, number: record.number, granule: record.granule }.into();
-                self.index.relocate(hash, old, new)
+                self.index.relocate(hash, old, record.place(tier.number).into())
             });
-            match (moved, to) {
-                (Ok(true), _) => {
-                    room.spend();
-                    if entry.admission.class == Class::Pin {
-                        tier.pin(&dataset, bytes);
-                    }
-                    self.kill(tier, segment.number, entry, &Killed::Moved(&dataset))?;
-                }
-                // Freed meanwhile: the copy must not come back.
-                (Ok(false), Some(record)) => {
-                    room.spend();
-                    if entry.admission.class == Class::Pin {
-                        tier.pin(&dataset, bytes);
-                    }
-                    self.remove_record(tier, record.number, record.granule, &Killed::Moved(&dataset))?;
-                }
-                (Ok(false), None) => unreachable!("a record is published once written"),
+            let (is_moved, record) = match (moved, to) {
+                (Ok(is_moved), Some(record)) => (is_moved, record),
+                (Ok(_), None) => unreachable!("a record is published once written"),
                 (Err(failed), _) => {
                     room.waste(failed.dead_bytes);
                     tier.dead_bytes.fetch_add(failed.dead_bytes, Relaxed);
                     return Err(failed.cause);
                 }
+            };
+            room.spend();
+            if entry.admission.class == Class::Pin {
+                tier.pin(&dataset, bytes);
+            }
+            if is_moved {
+                let last = self.kill(tier, segment.number, entry, &Killed::Moved(&dataset))?;
+                if let Some(last) = last.filter(|last| last.admission != entry.admission) {
+                    // What it was told meanwhile goes for the copy, too.
+                    self.readmit_record(hash, record.place(tier.number), entry.object, last.admission)?;
+                }
+            } else {
+                // Freed meanwhile: the copy must not come back. Nor may what is freed be forgotten with its segment before it is counted.
+                self.kill(tier, segment.number, entry, &Killed::Gone(&dataset))?;
+                self.remove_record(tier, record.number, record.granule, &Killed::Moved(&dataset))?;
             }
         }
         self.drop_segment(tier, segment).map(|()| true)
@@ -364,6 +363,10 @@ impl Store {
                 Ok(0) => {}
                 Ok(bytes) => {
                     file.tier.give_back(bytes);
+                    if !file.has_any() {
+                        // A start would not keep it either.
+                        self.remove(&entry);
+                    }
                     return extent.len();
                 }
                 Err(error) => file.tier.write_failed("drop a block", &error),
@@ -399,7 +402,7 @@ impl Store {
 }
 
 /// What becomes of a record that dies, for the data set that it is of.
-enum Killed<'a> {
+pub(super) enum Killed<'a> {
     /// The object is no longer here.
     Gone(&'a Dataset),
     /// It is elsewhere, or this was a copy of it.

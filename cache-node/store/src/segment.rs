@@ -4,9 +4,10 @@
 //! Format 1, little endian. An object dies by its entry being zeroed; only then are its pages punched.
 //! Knows records. Does not know which of them is wanted. Invariant: bytes of a record that has an entry are never written again.
 
+mod change;
 mod load;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -17,13 +18,14 @@ use parking_lot::{Mutex, RwLock};
 use super::check;
 use super::disk::Disk;
 use super::handles::Handles;
-use super::index::SEGMENT_NUMBERS;
+use super::index::{Place, SEGMENT_NUMBERS};
 use super::record::{
     ALIGNED_MIN_BYTES, ENTRY_BYTES, GRANULE_BYTES, HEADER_BYTES, IndexFile, RecordHeader, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
     SegmentEntry, decode_index, encode_index_head, entry_offset, record_bytes,
 };
 use super::tier::PAGE;
 use super::types::{Admission, DatasetSlot};
+pub(crate) use change::Death;
 use forebay_wire::block::{Extent, ObjectId, ObjectRef};
 
 /// Where the next record goes.
@@ -45,6 +47,8 @@ pub(crate) struct Segment {
     /// Of the file: tells its records from those of an earlier segment of the same number.
     nonce: u64,
     tail: Mutex<Tail>,
+    /// Guards the entries of records that are there. Granules of the dead ones whose entries the disk didn't let go of.
+    unerased: Mutex<HashSet<u32>>,
     pub(crate) live_objects: AtomicU32,
     pub(crate) live_bytes: AtomicU64,
     /// Its part of the tier's used bytes: live ones and dead ones not yet given back.
@@ -136,6 +140,12 @@ pub(crate) struct Record {
     pub granule: u32,
 }
 
+impl Record {
+    pub(crate) fn place(self, tier: u8) -> Place {
+        Place::Segment { tier, number: self.number, granule: self.granule }
+    }
+}
+
 /// The segments of one tier.
 pub(crate) struct Segments {
     disk: Disk,
@@ -203,6 +213,7 @@ impl Segments {
             key: self.next_key.fetch_add(1, Relaxed),
             nonce,
             tail: Mutex::new(tail),
+            unerased: Mutex::default(),
             live_objects: AtomicU32::new(0),
             live_bytes: AtomicU64::new(0),
             taken_bytes: AtomicU64::new(0),
@@ -294,7 +305,7 @@ impl Segments {
             }
             Err(cause) => {
                 // Its granules are spent: what can't be given back to the filesystem stays counted until the segment goes.
-                let dead_bytes = bytes - self.punch(&segment, &entry).unwrap_or(0);
+                let dead_bytes = bytes - self.erase(&segment, &entry).and_then(|()| self.punch(&segment, &entry)).unwrap_or(0);
                 segment.taken_bytes.fetch_add(dead_bytes, Relaxed);
                 Err(AppendFailed { cause, dead_bytes })
             }
@@ -378,41 +389,6 @@ impl Segments {
         let mut bytes = vec![0; files.index.metadata()?.len() as usize];
         let n = self.disk.read_at(&files.index, &mut bytes, 0)?;
         Ok(decode_index(&bytes[..n], segment.number).filter(|index| index.nonce == segment.nonce))
-    }
-
-    /// Forgets one record: its entry first, so that it stays dead, then its pages. The bytes given back to the filesystem; `None` when the
-    /// whole segment was given back before.
-    pub(crate) fn kill(&self, number: u32, entry: &SegmentEntry) -> io::Result<Option<u64>> {
-        let Some(segment) = self.get(number).filter(|segment| segment.begin_change()) else { return Ok(None) };
-        segment.live_objects.fetch_sub(1, Relaxed);
-        segment.live_bytes.fetch_sub(record_bytes(u64::from(entry.len)), Relaxed);
-        let punched = self.punch(&segment, entry);
-        if let Ok(bytes) = &punched {
-            segment.taken_bytes.fetch_sub(*bytes, Relaxed);
-        }
-        segment.finish();
-        punched.map(Some)
-    }
-
-    fn punch(&self, segment: &Segment, entry: &SegmentEntry) -> io::Result<u64> {
-        let files = self.files(segment)?;
-        self.disk.write_at(&files.index, &[0; ENTRY_BYTES], entry_offset(entry.slot))?;
-        let start = u64::from(entry.granule) * GRANULE_BYTES;
-        let end = start + GRANULE_BYTES + u64::from(entry.len);
-        let (first, last) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
-        if first >= last {
-            return Ok(0);
-        }
-        self.disk.punch(&files.data, first, last - first)?;
-        Ok(last - first)
-    }
-
-    pub(crate) fn rewrite_entry(&self, number: u32, entry: &SegmentEntry) -> io::Result<()> {
-        let Some(segment) = self.get(number).filter(|segment| segment.begin_change()) else { return Ok(()) };
-        segment.note_expiry(entry.admission);
-        let written = self.files(&segment).and_then(|files| self.disk.write_at(&files.index, &entry.encode(), entry_offset(entry.slot)));
-        segment.finish();
-        written
     }
 
     /// Whether the caller is the one to drop it. `false` also while somebody else works in it: who ends last tries again.

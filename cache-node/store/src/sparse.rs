@@ -88,10 +88,9 @@ impl Object {
         object
     }
 
-    /// A new object: its number, its files; the caller has charged `sidecar_bytes(record)`.
-    pub(crate) fn create(tier: &Arc<Tier>, record: FileRecord) -> io::Result<Self> {
+    /// The files of a new object, whose number was just taken.
+    pub(crate) fn create(tier: &Arc<Tier>, number: u32, record: FileRecord) -> io::Result<Self> {
         assert!(record.state == State::Filling);
-        let number = tier.table.take_number();
         let blocks = record.blocks();
         let object = Self::new(tier, number, record, Some(Presence::empty(blocks)));
         match object.create_files() {
@@ -182,7 +181,7 @@ impl Object {
     pub(crate) fn finish_if_whole(&self) -> io::Result<bool> {
         let is_whole = self.presence.as_ref().is_none_or(|presence| presence.is_whole());
         if is_whole && !self.is_complete() {
-            self.tier.table.write(self.number, &FileRecord { state: State::Complete, ..self.record.clone() })?;
+            self.record_complete(self.record.clone())?;
             self.is_complete.store(true, SeqCst);
         }
         Ok(is_whole)
@@ -243,17 +242,14 @@ impl Object {
             check::seal(bytes);
             tier.disk.write_at(self.sums()?, bytes, u64::from(block.0) * bytes.len() as u64)?;
         }
-        if record.has_inline_sums() {
-            record.state = State::Complete;
-            record.admission = self.admission();
-            tier.table.write(self.number, &record)?;
+        let has_inline_sums = record.has_inline_sums();
+        if has_inline_sums {
+            self.record_complete(record.clone())?;
         }
         let Some(missing) = presence.set(block.0) else { return Ok(false) };
         if missing == 0 {
-            if !record.has_inline_sums() {
-                record.state = State::Complete;
-                record.admission = self.admission();
-                tier.table.write(self.number, &record)?;
+            if !has_inline_sums {
+                self.record_complete(record)?;
             }
             self.is_complete.store(true, SeqCst);
         }

