@@ -220,6 +220,8 @@ impl Cache {
 
     /// Ends a node as a signal that can't be caught does, as far as others see; `silently` as when its machine is gone. Waits until nothing is left of it.
     pub(crate) async fn kill(&self, number: usize, silently: bool) -> Result<()> {
+        // What it has is looked at for the last time.
+        self.census.take(self);
         let Some(alive) = self.places.lock()[number].alive.take() else { return Ok(()) };
         self.net.kill(number, silently);
         alive.is_dead.store(true, Relaxed);

@@ -1,6 +1,7 @@
 //! Who has which block, looked at again and again: what somebody had must be with somebody, until a disk is lost.
 //! Knows stores and the ranks of blocks. Does not know why a node dropped anything.
-//! Invariant: between two looks no disk is emptied: whoever empties one takes a look before and begins anew after it.
+//! Invariant: between two looks no node ends and no disk is emptied: whoever ends one looks before, as a node that is away isn't asked; whoever empties a
+//! disk looks before, too, and forgets it after.
 
 use std::collections::HashMap;
 use std::sync::Arc;
