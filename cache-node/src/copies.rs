@@ -11,7 +11,7 @@ mod cool;
 mod todo;
 
 pub use cool::cool;
-pub use todo::{CopyTerms, Todo, todo};
+pub use todo::{Before, CopyTerms, Todo, todo};
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -46,6 +46,8 @@ pub const BYTES_PER_SECOND_MAX: u64 = 150_000_000;
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 /// After a list of nodes changed, what others didn't have yet is looked at again so soon, then ever later.
 const AGAIN_MIN: Duration = Duration::from_millis(250);
+/// After its start a node looks so much later for what others have of its own: who starts together with others finds nobody, and nothing.
+const JOINED_AFTER: Duration = Duration::from_secs(5);
 /// A drain goes over the list again until it finds nothing more to move: what was filled meanwhile is little.
 const DRAIN_PASSES_MAX: u32 = 3;
 
@@ -140,6 +142,7 @@ impl Copies {
         }
         let mut changes = self.neighbours.changes();
         let mut before: Option<Arc<View>> = None;
+        let mut has_looked = false;
         let mut pause = AGAIN_MIN;
         loop {
             changes.mark_unchanged();
@@ -151,9 +154,10 @@ impl Copies {
                     Ok(()) => continue,
                     Err(_) => return,
                 },
-                ended = self.pass(before.clone(), view.clone()) => ended,
+                ended = self.pass(before.clone(), has_looked, view.clone()) => ended,
             };
             match ended {
+                Ok(_) if !std::mem::replace(&mut has_looked, true) => pause = JOINED_AFTER,
                 Ok(true) => {
                     before = Some(view);
                     pause = LOOK_AGAIN;
@@ -174,15 +178,21 @@ impl Copies {
         }
     }
 
-    /// Once over the list, by `view`; `before` is the one by which all is in place. Whether it is by this one, as far as this node goes.
-    async fn pass(&self, before: Option<Arc<View>>, view: Arc<View>) -> Result<bool, CopiesError> {
+    /// Once over the list, by `view`; `before` is the one by which all is in place, if any, `has_looked` says that it isn't the first time. Whether all is
+    /// in place by this one, as far as this node goes.
+    async fn pass(&self, before: Option<Arc<View>>, has_looked: bool, view: Arc<View>) -> Result<bool, CopiesError> {
         let changed = before.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &view));
         let store = self.fs.reader().store().clone();
         let todo = move |file: &FileObject, index: BlockIndex| {
             let block = BlockId { object: file.object.id, index };
             let terms = CopyTerms { min: file.copies.min, local_copy: file.local_copy };
             let is_here = store.contains(&file.object, index);
-            todo::todo(&view, before.as_deref(), changed, block, terms, is_here)
+            let before = match (&before, has_looked) {
+                (Some(before), _) => Before::List(before),
+                (None, true) => Before::Join,
+                (None, false) => Before::Start,
+            };
+            todo::todo(&view, before, changed, block, terms, is_here)
         };
         let turn = Turn::new(None);
         let metrics = &self.fs.reader().fill().metrics().copies;

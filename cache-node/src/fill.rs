@@ -130,6 +130,8 @@ pub struct FillMetrics {
     pub peer_bytes: Counter,
     /// Blocks that no other node gave, so that this one asked the source for them though they aren't its own.
     pub turned: Counter,
+    /// Blocks of this node's that it lacked and the next in rank had.
+    pub guessed: Counter,
     /// Reads that went to the source without filling a block.
     pub direct: Counter,
     /// Blocks asked for ahead of use.

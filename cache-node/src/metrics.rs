@@ -93,6 +93,11 @@ const TABLE: &[Row] = &[
         "Blocks and reads that no other node gave, for which this one asked the source",
         Read::Node(|n| n.fill().metrics().turned.get()),
     ),
+    counter(
+        "forebay_fill_guessed_blocks",
+        "Blocks of this node's that it lacked and took from the next in rank instead of the source",
+        Read::Node(|n| n.fill().metrics().guessed.get()),
+    ),
     counter("forebay_copies_sent_blocks", "Copies of blocks that other nodes took", Read::Node(|n| n.fill().metrics().copies.sent.get())),
     bytes("forebay_copies_sent_bytes", "Bytes of copies that other nodes took", Read::Node(|n| n.fill().metrics().copies.sent_bytes.get())),
     counter(

@@ -4,6 +4,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use forebay_daemon::identity::{Identity, IdentityError};
@@ -82,7 +83,33 @@ pub struct View {
     share: f64,
     /// Of the weights in its own zone, which is a cache of its own.
     cache_share: f64,
+    /// By peer: how often in a row it was guessed in vain, or not asked, that it has a block of this node's.
+    vain: Box<[AtomicU32]>,
 }
+
+/// A node that is guessed to have a block, by one list.
+pub struct Guess {
+    pub name: NodeName,
+    view: Arc<View>,
+    block: BlockId,
+    rank: usize,
+}
+
+impl Guess {
+    /// It had it.
+    pub fn was_right(&self) {
+        let at = self.view.placement.ranks(self.block).as_slice()[self.rank];
+        self.view.vain[at.position()].store(0, Relaxed);
+    }
+    /// Who may have it if this one has not.
+    pub fn next(&self) -> Option<Self> {
+        self.view.guess_from(self.block, self.rank + 1)
+    }
+}
+
+/// So often a node may be asked in vain for what it might have; from then on once in `ASKED_ONCE_IN`, so that a cold cache hardly pays for it.
+const VAIN_MAX: u32 = 8;
+const ASKED_ONCE_IN: u32 = 32;
 
 impl View {
     /// `own` is to be among `nodes`.
@@ -96,7 +123,8 @@ impl View {
         let whole: f64 = all.iter().map(|peer| peer.weight.get() as f64).sum();
         let weight = placement.peer(own).weight.get() as f64;
         let of_cache: f64 = placement.peers().iter().map(|peer| peer.weight.get() as f64).sum();
-        Ok(Self { nodes: nodes.to_vec(), placement, own, share: weight / whole, cache_share: weight / of_cache })
+        let vain = placement.peers().iter().map(|_| AtomicU32::new(0)).collect();
+        Ok(Self { nodes: nodes.to_vec(), placement, own, share: weight / whole, cache_share: weight / of_cache, vain })
     }
 
     /// The first `count` nodes of a block, or all when there are fewer.
@@ -124,6 +152,22 @@ impl View {
             Some(at) => (names(&ranks[..at]), names(&ranks[at + 1..])),
             None => (names(ranks), Vec::new()),
         }
+    }
+
+    /// Who may have a block that is this node's: the next in rank had it before this node joined, has a copy, or stood in for it. `None` where it isn't
+    /// this node's, or those that are next had nothing of late.
+    pub fn guess(self: &Arc<Self>, block: BlockId) -> Option<Guess> {
+        if self.placement.ranks(block).owner() == self.own { self.guess_from(block, 1) } else { None }
+    }
+
+    fn guess_from(self: &Arc<Self>, block: BlockId, rank: usize) -> Option<Guess> {
+        let ranks = self.placement.ranks(block);
+        let is_worth_it = |(_, peer): &(usize, &PeerIndex)| {
+            let vain = self.vain[peer.position()].fetch_add(1, Relaxed);
+            vain < VAIN_MAX || vain.is_multiple_of(ASKED_ONCE_IN)
+        };
+        let (rank, at) = ranks.as_slice().iter().enumerate().skip(rank).find(is_worth_it)?;
+        Some(Guess { name: self.placement.peer(*at).name.clone(), view: self.clone(), block, rank })
     }
 
     /// Who is ranked how for each block.

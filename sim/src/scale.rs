@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use forebay_node::copies::{BYTES_PER_SECOND_MAX, CopyTerms, Todo, todo};
+use forebay_node::copies::{BYTES_PER_SECOND_MAX, Before, CopyTerms, Todo, todo};
 use forebay_node::peer::View;
 use forebay_placement::{IMBALANCE_MAX, Placement, Shelf, Slot};
 use forebay_wire::block::{BlockId, BlockIndex, ObjectId};
@@ -229,7 +229,7 @@ fn settle(block: BlockId, before: &Epoch, after: &Epoch, have: &mut Vec<u16>, by
         for node in &concerned {
             let Some(view) = after.view(*node) else { continue };
             let is_here = have.contains(node);
-            match todo(view, before.view(*node), true, block, TERMS, is_here) {
+            match todo(view, before.view(*node).map_or(Before::Start, Before::List), true, block, TERMS, is_here) {
                 Some(Todo::Bring { from }) if from.iter().any(|name| have.contains(&number(name))) => {
                     have.push(*node);
                     by_node[usize::from(*node)] += 1;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// A first failure keeps a peer out for so long; each next one doubles it. Short, so that a restart is hardly noticed.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
+/// The same of a peer that never answered yet: it starts at the same time as this one, more often than not.
+const PAUSE_NEW: Duration = Duration::from_millis(16);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Before anything is known: the round trip of a far rack and a disk's seek.
 const LATENCY_FIRST: Duration = Duration::from_millis(20);
@@ -16,6 +18,7 @@ const LATENCY_FIRST: Duration = Duration::from_millis(20);
 pub(crate) struct Breaker {
     failures: u32,
     is_open: bool,
+    has_answered: bool,
 }
 
 impl Breaker {
@@ -40,14 +43,18 @@ impl Breaker {
 
     pub(crate) fn probe_succeeded(&mut self) {
         self.is_open = false;
+        if !std::mem::replace(&mut self.has_answered, true) {
+            self.failures = 0;
+        }
     }
 
     pub(crate) fn succeeded(&mut self) {
-        self.failures = 0;
+        (self.failures, self.has_answered) = (0, true);
     }
 
     fn pause(&mut self) -> Duration {
-        let pause = PAUSE_MIN.saturating_mul(1 << self.failures.min(16)).min(PAUSE_MAX);
+        let first = if self.has_answered { PAUSE_MIN } else { PAUSE_NEW };
+        let pause = first.saturating_mul(1 << self.failures.min(16)).min(PAUSE_MAX);
         self.failures = self.failures.saturating_add(1);
         pause
     }
@@ -92,6 +99,9 @@ mod tests {
     #[test]
     fn a_peer_that_fails_is_left_alone_for_longer_each_time_and_forgiven_at_an_answer() {
         let mut breaker = Breaker::default();
+        assert_eq!(breaker.failed(), Some(PAUSE_NEW), "it may just be starting");
+        assert_eq!(breaker.probe_failed(), PAUSE_NEW * 2);
+        breaker.probe_succeeded();
         assert_eq!(breaker.failed(), Some(PAUSE_MIN));
         assert!(breaker.is_open());
         assert_eq!(breaker.failed(), None, "those that were under way find one probe running");

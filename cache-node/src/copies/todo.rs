@@ -36,14 +36,32 @@ pub struct CopyTerms {
     pub local_copy: LocalCopy,
 }
 
-/// By `view`, where all was in place by `before`; `None` when the node has just started, `changed` when `before` is another list.
-pub fn todo(view: &View, before: Option<&View>, changed: bool, block: BlockId, terms: CopyTerms, is_here: bool) -> Option<Todo> {
+/// What this node knows of the time before.
+#[derive(Clone, Copy)]
+pub enum Before<'a> {
+    /// It has just started, and the others perhaps, too: only what is to be on several nodes is looked for.
+    Start,
+    /// It has been there for a while, and others may have what was theirs without it.
+    Join,
+    /// All was in place by this list.
+    List(&'a View),
+}
+
+/// By `view`; `changed` where it isn't the list that all was in place by.
+pub fn todo(view: &View, before: Before<'_>, changed: bool, block: BlockId, terms: CopyTerms, is_here: bool) -> Option<Todo> {
     let CopyTerms { min, local_copy } = terms;
     let holders = view.holders(block, min);
-    // Of one copy there is another only where the list was another.
-    if holders.own && !is_here && (min > 1 || changed && before.is_some()) {
-        // Who was to have it by the last list, and the next in rank, which stood in for who was away.
-        let mut from = view.holders(block, min + 1).others;
+    // Of one copy there is another only where the list was another, or this node wasn't on it.
+    let is_start = matches!(before, Before::Start);
+    let before = match before {
+        Before::List(view) => Some(view),
+        Before::Start | Before::Join => None,
+    };
+    if holders.own && !is_here && (min > 1 || changed && !is_start) {
+        // Who was to have it by the last list, and the next in rank, which stood in for who was away; who joins knows no last list, and another may have
+        // joined with it.
+        let next = if before.is_some() { 1 } else { 2 };
+        let mut from = view.holders(block, min + next).others;
         let former = before.iter().flat_map(|before| before.holders(block, min).others);
         from.extend(former.filter(|name| view.has(name) && !holders.others.contains(name)));
         let mut seen = HashSet::new();

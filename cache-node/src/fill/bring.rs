@@ -14,10 +14,14 @@ use super::lane::{Entered, Lanes};
 use super::stream::Writer;
 use super::{FileObject, Fill, FillError, Shared, chain};
 use crate::peer::Way;
+use crate::rules::Placement;
 use forebay_source::{Priority, Source, SourceError};
 use forebay_wire::block::{BlockId, BlockIndex, Extent};
 use forebay_wire::id::NodeName;
 use forebay_wire::rule::LocalCopy;
+
+/// Nodes that are asked for what may be there: of two that joined at once one may be next in rank after the other.
+const GUESSES_MAX: usize = 2;
 
 /// How a background flight got in, which it holds until it lands.
 pub(super) struct Admitted<'a> {
@@ -53,7 +57,13 @@ impl Fill {
         let (ranks, want, shared) = match (way, self.shared.get()) {
             (Way::Others { ranks, .. }, Some(shared)) => (ranks, Want::Fill, shared),
             (Way::Copies { ranks }, Some(shared)) => (ranks, Want::Held, shared),
-            (Way::Own, _) | (_, None) => return self.read_source(file, index, extent, flight, priority, &mut writer).await,
+            (Way::Own, _) | (_, None) => {
+                let request = self.request(file, index, extent, priority);
+                if self.bring_guessed(file, request, flight, &mut writer).await {
+                    return Ok(());
+                }
+                return self.read_source(file, index, extent, flight, priority, &mut writer).await;
+            }
         };
         let request = ReadRequest { want, ..self.request(file, index, extent, priority) };
         match self.fetch(shared, ranks, request, file.origin.strict, flight, &mut writer).await {
@@ -64,6 +74,30 @@ impl Fill {
         self.metrics.turned.add(1);
         let Some(_admitted) = self.enter(&self.lanes, flight, &mut priority).await else { return Err(FillError::Aborted) };
         self.read_source(file, index, extent, flight, priority, &mut writer).await
+    }
+
+    /// A block of this node's from who may have it all the same; whether that gave all of it.
+    async fn bring_guessed(&self, file: &FileObject, mut request: ReadRequest, flight: &Flight, writer: &mut Writer) -> bool {
+        let Some(shared) = self.shared.get().filter(|_| file.placement != Placement::Pass) else { return false };
+        request.want = Want::Held;
+        let (begin, end) = (request.extent.start(), request.extent.end());
+        let block = BlockId { object: request.block.object.id, index: request.block.index };
+        let mut guess = shared.neighbours.view().guess(block);
+        for _ in 0..GUESSES_MAX {
+            let Some(asked) = guess else { return false };
+            let ranks = std::slice::from_ref(&asked.name);
+            if self.fetch(shared, ranks, request.clone(), file.origin.strict, flight, writer).await.is_ok() {
+                asked.was_right();
+                self.metrics.guessed.add(1);
+                // Only now: who asked meanwhile was let join, as a node that is asked for what it holds asks nobody.
+                flight.turn_to(Supplier::Peer);
+                return true;
+            }
+            let Some(left) = Extent::new(begin + writer.filled() as u64, end) else { return false };
+            request.extent = left;
+            guess = asked.next();
+        }
+        false
     }
 
     /// Whether the block stays here: if it is this node's, or this node stands in for the one whose it is; else as the rule says.

@@ -154,6 +154,40 @@ async fn s_15_a_node_that_comes_with_an_empty_disk_takes_what_is_its_own_from_th
     stop_all(all).await;
 }
 
+/// One copy of each block, and none that a reader made.
+const ONE: &str = "  rules: [{ path: /, localCopy: Never }]\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_15_what_nodes_that_join_own_is_had_from_those_whose_it_was() {
+    let (source, cache) = (MemorySource::new(), Cache::new(5));
+    let files = small(&source, 160);
+    let rigs = serve_all_of(&cache, &[0, 1, 2], &source, ONE).await;
+    for rig in &rigs {
+        rig.node.set_peers(&cache.list[..3]).unwrap();
+    }
+    all_asked(&rigs).await;
+    read_all(&rigs, &files).await;
+    let before = source.bytes.load(Relaxed);
+    assert_eq!(before, bytes_of(&files));
+    // Two at once: the next in rank of what is theirs may be the other one.
+    let joined = serve_all_of(&cache, &[3, 4], &source, ONE).await;
+    for rig in &rigs {
+        rig.node.set_peers(&cache.list).unwrap();
+    }
+    let all = [rigs, joined].concat();
+    all_asked(&all).await;
+    // At once, while it is moved.
+    read_all(&all, &files).await;
+    wait_for("blocks where they belong", || missing(&all, &files, 1) == 0).await;
+    wait_for("one copy of each", || holders(&all, &files).iter().all(|count| *count == 1)).await;
+    let again = source.bytes.load(Relaxed) - before;
+    assert!(again * 50 <= bytes_of(&files), "{again} bytes of {} were read again", bytes_of(&files));
+    let guessed: u64 = all.iter().map(|rig| rig.node.fill().metrics().guessed.get()).sum();
+    let brought: u64 = all.iter().map(|rig| rig.node.fill().metrics().copies.brought.get()).sum();
+    assert!(guessed + brought > 0, "{guessed} for readers, {brought} in the background");
+    stop_all(all).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s_16_a_node_that_was_drained_may_go_without_a_read_of_the_source() {
     let (source, cache) = (MemorySource::new(), Cache::new(3));

@@ -69,6 +69,8 @@ async fn over_a_real_server_each_byte_is_sent_once() {
     for rig in &rigs {
         rig.listed().await;
     }
+    // Who started first asked who wasn't there yet.
+    wait_for("nobody is bypassed", || rigs.iter().all(|rig| rig.node.shared().unwrap().0.peers().bypassed().is_empty())).await;
     read_all(&rigs, &files).await;
     settle_all(&rigs).await;
     let sum = |count: fn(&Node) -> u64| rigs.iter().map(|rig| count(&rig.node)).sum::<u64>();
@@ -216,8 +218,10 @@ async fn another_list_of_nodes_is_followed_while_running() {
     let rigs = [rigs, vec![third]].concat();
     let before = source.bytes.load(Relaxed);
     read_all(&rigs, &files).await;
-    let moved = source.bytes.load(Relaxed) - before;
-    assert!(moved > 0 && moved < bytes_of(&files) / 2, "a third of {} is the new node's: {moved}", bytes_of(&files));
+    let again = source.bytes.load(Relaxed) - before;
+    assert!(again < bytes_of(&files) / 20, "a third of {} is the new node's, and had from those whose it was: {again}", bytes_of(&files));
+    let (fill, keeps) = (rigs[2].node.fill(), holders(&rigs[2..], &files).iter().sum::<usize>());
+    assert!(fill.metrics().peer_bytes.get() > 0 && keeps > 0, "{keeps} blocks");
     // One without this node changes nothing.
     let refused = rigs[2].node.set_peers(&cache.list[..2]).unwrap_err();
     assert_eq!(refused.to_string(), "join the cache: node-2 is not in its list of nodes");

@@ -12,6 +12,7 @@ use forebay_daemon::shutdown::Shutdown;
 use forebay_wire::control_service::SyncRequest;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 use tonic::Code;
@@ -25,6 +26,8 @@ use crate::run::watch;
 
 /// How often pods are compared with tasks: in memory only.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Nodes that are told at the same time. All that is desired is some megabytes for each of them, where there are a thousand data sets.
+const TOLD_AT_ONCE: usize = 16;
 
 /// A pod to call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +69,7 @@ pub fn target(pod: &Pod) -> Option<Target> {
 pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
     let mut tasks: BTreeMap<Target, AbortHandle> = BTreeMap::new();
     let mut tick = tokio::time::interval(LOOK_EVERY);
+    let telling = Arc::new(Semaphore::new(TOLD_AT_ONCE));
     tokio::select! {
         () = shutdown.wait() => return,
         // Otherwise an empty store would look like a cluster without Datasets.
@@ -92,7 +96,7 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
             stays
         });
         for target in targets {
-            tasks.entry(target.clone()).or_insert_with(|| tokio::spawn(one(ctx.clone(), target)).abort_handle());
+            tasks.entry(target.clone()).or_insert_with(|| tokio::spawn(one(ctx.clone(), target, telling.clone())).abort_handle());
         }
     }
     for task in tasks.values() {
@@ -132,7 +136,7 @@ impl Certify {
 }
 
 /// Calls one node for ever.
-async fn one(ctx: Arc<Context>, target: Target) {
+async fn one(ctx: Arc<Context>, target: Target, telling: Arc<Semaphore>) {
     let mut tick = tokio::time::interval(ctx.settings.sync_every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = ctx.hub.changes();
@@ -151,12 +155,14 @@ async fn one(ctx: Arc<Context>, target: Target) {
             Ok(()) = changes.changed() => false,
         };
         let known = acknowledged.clone().unwrap_or_default();
+        let Ok(turn) = telling.acquire().await else { return };
         let (generation, desired) = match ctx.hub.desired(&target.policy_uid, &target.node, target.place.is_some(), &known) {
             Some((generation, desired)) => (generation, desired.filter(|_| acknowledged.is_some())),
             // Not everything is known yet: only ask. The node's own generation comes back.
             None => (known, None),
         };
         let request = SyncRequest { generation, desired, observed: ctx.hub.cursor(&target.policy_uid, &target.node) };
+        let turn = request.desired.is_some().then_some(turn);
         // Something changed for other nodes only.
         if !is_due && request.desired.is_none() {
             continue;
@@ -173,7 +179,9 @@ async fn one(ctx: Arc<Context>, target: Target) {
             },
         };
         let (sent, generation) = (request.desired.is_some(), request.generation.clone());
-        match node.sync(request).await {
+        let answer = node.sync(request).await;
+        drop(turn);
+        match answer {
             Ok(reply) => {
                 let signs = ctx.authority.signer(now());
                 if (reply.certificate_due || signs != signer) && certify.tell(&target, enrol::renew(&ctx, &target, &mut node).await) {
