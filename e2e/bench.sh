@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What Forebay costs in a cluster, by release builds: `make bench-cluster`, as root, with nothing else running on the machine.
-#   1. an operator with 100 Datasets and 100 nodes (fake ones) beside a real API server: with 1,000 of each two cores don't get ready in 7 minutes
+#   1. an operator with 100 Datasets and 100 nodes (fake ones) beside a real API server, and with 1,000 of each
 #   2. from `kubectl apply` to a bound claim and to the first byte in a pod, beside the same pod with a volume of kubelet's own
 #   3. memory and CPU of each program at rest, with the chart's own requests and limits
 #   4. reads in a pod against a folder of the node's disk with the same files
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 : "${FOREBAY_RELEASE:?run it by make bench-cluster}"
 (. e2e/cluster/common.sh; need bc:bc python3:python3)
 short=${SHORT:-}
-if [ -n "$short" ]; then datasets=20 nodes=10 rest=5 rounds=2 files=200 pairs=5; else datasets=100 nodes=100 rest=60 rounds=7 files=5000 pairs=5; fi
+if [ -n "$short" ]; then sizes=(10) rest=5 rounds=2 files=200 pairs=5; else sizes=(100 1000) rest=60 rounds=7 files=5000 pairs=5; fi
 work=$(mktemp -d)
 machine=10.213.0.1
 
@@ -18,13 +18,13 @@ rows() { printf '| %s | %s | %s |\n' "$@"; }
 median() { sort -n | awk '{ v[NR] = $1 } END { printf "%.2f\n", NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 
 operator_alone() {
-    local told
+    local told size=$1
     # A certificate and a connection for each node.
     ulimit -n "$(ulimit -Hn)"
-    told=$(e2e/cluster/envtest.sh run "$FOREBAY_RELEASE/examples/operator_bench" "$FOREBAY_RELEASE/forebay-operator" "$datasets" "$nodes" "$rest" 2>"$work/operator.log" | tail -1) \
+    told=$(e2e/cluster/envtest.sh run "$FOREBAY_RELEASE/examples/operator_bench" "$FOREBAY_RELEASE/forebay-operator" "$size" "$size" "$rest" 2>"$work/operator.log" | tail -1) \
         || { tail -20 "$work/operator.log" >&2; return 1; }
     figure() { python3 -c 'import json, sys; print(round(json.loads(sys.argv[1])[sys.argv[2]], 2))' "$told" "$1"; }
-    local of="$datasets Datasets, $nodes nodes"
+    local of="$size Datasets, $size nodes"
     rows "all nodes know all, from nothing" "$(figure all_known_seconds) s" "$of; most of it is making the nodes"
     rows "requests to the API server at rest" "$(figure rest_api_requests_a_minute) a minute" "$of"
     rows "CPU of the operator at rest" "$(figure rest_cpu_cores) cores" "$of"
@@ -154,5 +154,5 @@ in_cluster() {
 
 rows "what" "figure" "how"
 rows --- --- ---
-operator_alone
+for size in "${sizes[@]}"; do operator_alone "$size"; done
 in_cluster

@@ -11,6 +11,7 @@ mod demand;
 mod flight;
 mod give;
 mod lane;
+mod metrics;
 mod promise;
 mod stream;
 mod verify;
@@ -20,6 +21,7 @@ pub use copy::CopyMetrics;
 pub use demand::{COOL_EVERY, LENT_UNREAD};
 pub use flight::Supplier;
 pub use give::Asked;
+pub use metrics::FillMetrics;
 pub use verify::Proof;
 
 use std::collections::{HashMap, VecDeque};
@@ -35,7 +37,6 @@ use crate::aside;
 use crate::peer::{Neighbours, Way};
 use crate::rules::Placement;
 use flight::Flight;
-use forebay_source::metrics::{Counter, Histogram};
 use forebay_source::{Key, Priority, SourceError, SourceHandle, Version};
 use forebay_store::{DatasetSlot, PutOutcome, ReadOutcome, Store};
 use forebay_wire::block::{BlockId, BlockIndex, BlockSize, Extent, ObjectRef};
@@ -116,38 +117,6 @@ const SEEN_MAX: usize = 1 << 20;
 /// A random read up to this size is not worth a block at the first touch: 32 KiB are 0.8 % of 4 MiB, so reading at random, then filling, costs the
 /// source at most 1.008 times the data.
 pub const DIRECT_BYTES_MAX: u64 = 32 << 10;
-
-/// Counted since the start.
-#[derive(Debug, Default)]
-pub struct FillMetrics {
-    /// Blocks whose fill began.
-    pub started: Counter,
-    /// Blocks whose fill failed for good.
-    pub failed: Counter,
-    /// Bytes that were taken from sources into blocks and by direct reads.
-    pub bytes: Counter,
-    /// Bytes that were taken from other nodes.
-    pub peer_bytes: Counter,
-    /// Blocks that no other node gave, so that this one asked the source for them though they aren't its own.
-    pub turned: Counter,
-    /// Blocks of this node's that it lacked and the next in rank had.
-    pub guessed: Counter,
-    /// Reads that went to the source without filling a block.
-    pub direct: Counter,
-    /// Blocks asked for ahead of use.
-    pub ahead: Counter,
-    /// Blocks that the store did not keep.
-    pub refused: Counter,
-    /// Objects larger than a block whose bytes were compared with the source's checksum and agreed.
-    pub verified: Counter,
-    /// The same, and did not agree: nothing of them is kept.
-    pub mismatched: Counter,
-    /// Now in flight.
-    pub in_flight: Counter,
-    pub copies: CopyMetrics,
-    /// From the start of a flight to its last byte.
-    pub duration: Histogram,
-}
 
 /// Everything on its way. Used behind an `Arc`.
 pub struct Fill {

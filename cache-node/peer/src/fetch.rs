@@ -94,11 +94,14 @@ impl Peers {
         take: &mut (dyn FnMut(Bytes) + Send),
     ) -> Result<(), PeerError> {
         let peer = self.find(name).ok_or_else(|| PeerError::Unlisted { peer: name.clone() })?;
+        // Listens before the peer's health is looked at: otherwise a peer that falls silent in between is waited for.
+        let mut silent = std::pin::pin!(peer.silent());
+        silent.as_mut().enable();
         let signed = async { self.first_sign(self.read(name, request).await?, others.first(), request).await };
         let (mut answer, mut event) = tokio::select! {
             biased;
             signed = signed => signed?,
-            error = peer.silence() => return Err(error),
+            () = silent => return Err(peer.bypassed()),
             error = self.sound_later(others, &request.block.dataset) => return Err(error),
         };
         loop {

@@ -16,6 +16,7 @@ use forebay_wire::peer_message as wire;
 use futures::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
@@ -322,10 +323,9 @@ impl Peer {
         self.silent.notify_waiters();
     }
 
-    /// Returns when somebody finds that it doesn't answer.
-    pub(crate) async fn silence(&self) -> PeerError {
-        self.silent.notified().await;
-        self.bypassed()
+    /// Ready when somebody finds that it doesn't answer.
+    pub(crate) fn silent(&self) -> Notified<'_> {
+        self.silent.notified()
     }
 
     /// Asks for a sign of life and nothing else, unless that was done just now; how it went is seen by whether it is bypassed then.
@@ -347,7 +347,7 @@ impl Peer {
         });
     }
 
-    fn bypassed(&self) -> PeerError {
+    pub(crate) fn bypassed(&self) -> PeerError {
         self.shared.metrics.bypassed.add(1);
         PeerError::Bypassed { peer: self.name.clone() }
     }
