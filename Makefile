@@ -122,9 +122,21 @@ else
 	@folder=$$(e2e/images/cross.sh $(ARCH) $(RELEASE_TARGET) $(IMAGES)) && ARCH=$(ARCH) FOREBAY_RELEASE=$$folder e2e/images/build.sh $(IMAGES)
 endif
 
+.PHONY: images-check
+images-check: ## build the images, for ARCH=arm64 or amd64 if it is said, and start the program of each as its image has it
+	e2e/images/check.sh $(or $(ARCH),$$(dpkg --print-architecture)) $$($(MAKE) --no-print-directory -s images)
+
 .PHONY: cluster-up
 cluster-up: images ## a real Kubernetes on this machine, as root, with Forebay's images on its NODES=3; see e2e/README.md
 	@archives=$$(e2e/images/build.sh $(IMAGES)) && e2e/cluster/up.sh $(NODES) $$archives
+
+.PHONY: pod-demo
+pod-demo: release images ## from nothing to a pod that reads, as root: a Kubernetes on this machine, an S3 server, the chart, a Dataset, every byte compared
+	e2e/demo.sh
+
+.PHONY: pod-demo-stop
+pod-demo-stop: ## end what `make pod-demo` left running
+	e2e/demo.sh stop
 
 .PHONY: e2e
 e2e: build ## the whole product on a real cluster, as root; KEEP=1 leaves it up, KUBECONFIG=... takes that one

@@ -254,7 +254,7 @@ fn raged(cache: &Cache, seen: &load::Seen, done: Done, before: Totals, report: &
 /// All is well again: each block is read from the source at most once more, and only if nobody has it.
 async fn calm(cache: &Arc<Cache>, size: Size, chance: &Chance, judge: &Judge, report: &mut Report) {
     let (elsewhere, absent) = lacking(cache);
-    // Where one copy is asked for, a node that starts takes nothing from the others (S-15).
+    // Of one copy, what somebody has who is far down in the ranks isn't found: a few blocks, where nodes stood in for others or several joined at once.
     let may = if cache.copies_min() == 1 { elsewhere + absent } else { absent };
     let (before, reads) = (judge.again(), cache.origin.totals());
     let running = cache.running();
