@@ -33,8 +33,9 @@ until [ -s "$folder/endpoint" ]; do sleep 0.1; done
 endpoint=$(cat "$folder/endpoint")
 
 step "helm install"
-show helm install forebay charts/forebay --namespace forebay-system --create-namespace -f e2e/cluster/values.yaml --wait --timeout 180s \
-	--set "defaultPolicy.spec.allowedSources={s3://*,$endpoint}" | head -1
+helm install forebay charts/forebay --namespace forebay-system --create-namespace -f e2e/cluster/values.yaml --wait --timeout 180s \
+	--set "defaultPolicy.spec.allowedSources={s3://*,$endpoint}" >"$folder/helm.log"
+head -1 "$folder/helm.log"
 
 step "The Secret, the Dataset, the pod"
 until kubectl get serviceaccount default >/dev/null 2>&1; do sleep 0.2; done
@@ -60,7 +61,7 @@ spec:
     - name: main
       image: localhost/tools:e2e
       imagePullPolicy: Never
-      command: [sh, -c, "cd /data && find . -type f | sort | xargs cat | sha256sum; find . -type f | wc -l"]
+      command: [sh, -c, "cd /data && find . -type f | LC_ALL=C sort | xargs cat | sha256sum; find . -type f | wc -l"]
       volumeMounts: [{ name: data, mountPath: /data, readOnly: true }]
   volumes: [{ name: data, persistentVolumeClaim: { claimName: imagenet, readOnly: true } }]
 YAML
@@ -70,8 +71,8 @@ show kubectl wait dataset/imagenet --for=condition=Warm --timeout=120s
 show kubectl wait pod/train --for=jsonpath='{.status.phase}'=Succeeded --timeout=120s
 show kubectl get datasets
 show kubectl logs train
-there=$(cd "$folder/buckets/my-bucket" && find . -type f | sort | xargs cat | sha256sum)
-read=$(kubectl logs train | head -1)
+there=$(cd "$folder/buckets/my-bucket" && find . -type f | LC_ALL=C sort | xargs cat | sha256sum)
+read=$(kubectl logs train | sed -n 1p)
 [ "$there" = "$read" ] || { echo "the pod read other bytes than the bucket has: $there" >&2; exit 1; }
 
 step "Every byte is what the bucket has. Look around, and end it by make pod-demo-stop:"
